@@ -1,0 +1,57 @@
+# Everything a developer or a newcomer runs. `make demo` and `make test` need Python 3.11+, make and a network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+MODELS := models/smollm2-135m/1/assets.extra/SHA256SUMS
+
+.PHONY: help setup models demo test check format bench parity proto lock clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(INSTALLED) ## create .venv with everything in it
+
+$(INSTALLED): requirements.lock pyproject.toml deploy/setup/venv.sh
+	sh deploy/setup/venv.sh "$(PYTHON)" "$(VENV)"
+	touch $@
+
+models: $(INSTALLED) ## fetch SmolLM2-135M-Instruct and export it as int8 and float32
+	$(BIN)/python deploy/demo/models.py int8 float32
+
+demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion, print the latency
+	$(BIN)/python deploy/demo/models.py int8
+	$(BIN)/python deploy/demo/demo.py
+
+test: models ## all tests but the benchmarks and the long parity run
+	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity
+
+check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/python proto/generate.py --check
+
+format: $(INSTALLED) ## rewrite sources in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write proto
+
+proto: $(INSTALLED) ## regenerate cadenza.v1 from the .proto files
+	$(BIN)/python proto/generate.py
+
+bench: models ## measure this machine and the engine on it
+	$(BIN)/python -m tests.bench
+
+parity: models ## compare with transformers (PyTorch) and long texts, in an environment of its own
+	sh tests/parity/run.sh "$(PYTHON)"
+
+lock: $(INSTALLED) ## resolve requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --generate-hashes --no-header --output-file requirements.lock --quiet
+
+clean: ## remove everything that can be made again
+	rm -rf $(VENV) .cache models build dist
