@@ -17,10 +17,10 @@ $(INSTALLED): requirements.lock pyproject.toml deploy/setup/venv.sh
 	touch $@
 
 models: $(INSTALLED) ## fetch SmolLM2-135M-Instruct and export it as int8 and float32
-	$(BIN)/python deploy/demo/models.py int8 float32
+	$(BIN)/python -m deploy.demo.models int8 float32
 
 demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion, print the latency
-	$(BIN)/python deploy/demo/models.py int8
+	$(BIN)/python -m deploy.demo.models int8
 	$(BIN)/python deploy/demo/demo.py
 
 test: models ## all tests but the benchmarks and the long parity run
