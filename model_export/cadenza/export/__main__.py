@@ -1,0 +1,105 @@
+"""The command `cadenza-export`: exports a model to the artifact that Cadenza serves."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from cadenza.export.errors import ExportError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 1 after one line on stderr saying what was refused."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    with _own_stderr() as stderr:
+        try:
+            _export(options, stderr)
+        except ExportError as error:
+            print(f"cadenza-export: {' '.join(str(error).split())}", file=stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cadenza-export", description="Export a Llama-family model as an artifact that Cadenza serves."
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a GGUF file or a Hugging Face model folder"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODELS/NAME/VERSION",
+        help="folder to write, e.g. models/smollm/1",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["int8", "float32"],
+        default="int8",
+        help="number format of the CPU program (int8)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder where it exists")
+    return parser
+
+
+def _export(options: argparse.Namespace, stderr: TextIO) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from cadenza.export.artifact import size
+    from cadenza.export.exporter import Precision, export
+
+    started = time.perf_counter()
+    output = Path(options.output).absolute()
+    with Progress(console=Console(file=stderr), disable=not stderr.isatty(), transient=True) as progress:
+        export(
+            options.source,
+            output,
+            Precision(options.precision),
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    print(
+        f"wrote {options.output}: {options.precision}, {size(output) / 1e6:.0f} MB, {seconds:.1f} s",
+        file=stderr,
+    )
+
+
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[TextIO]:
+    """Keeps stderr for the caller; what native libraries print is held back, and shown on a crash."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w", buffering=1) as ours, tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield ours
+        except Exception:
+            held.seek(0)
+            ours.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours.fileno(), 2)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""manifest.json: what the artifact says of itself to the server."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from google.protobuf import json_format
+
+from cadenza.export.model import Blueprint, DecoderConfig
+from cadenza.export.tokenizer import TokenizerFiles
+from cadenza.v1 import manifest_pb2
+
+CONTRACT_VERSION = 1
+DEFAULT_MAX_TOKENS = 256
+
+
+def manifest_json(
+    blueprint: Blueprint,
+    tokenizer: TokenizerFiles,
+    cpu: manifest_pb2.CpuProgram,
+    source: str,
+    source_sha256: Sequence[str],
+) -> str:
+    """The manifest as JSON text; source_sha256 are the sums of the source's weight files."""
+    manifest = manifest_pb2.ModelManifest(
+        contract_version=CONTRACT_VERSION,
+        producer=f"cadenza-export {version('cadenza')}",
+        source=source,
+        source_sha256=source_sha256,
+        family=blueprint.family,
+        parameter_count=blueprint.parameter_count(),
+        decoder=_decoder(blueprint.config),
+        tokenizer=manifest_pb2.TokenizerInfo(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_ids=tokenizer.eos_token_ids,
+            add_bos_token=tokenizer.add_bos_token,
+        ),
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        cpu=cpu,
+    )
+    return str(json_format.MessageToJson(manifest, preserving_proto_field_name=True)) + "\n"
+
+
+def _decoder(config: DecoderConfig) -> manifest_pb2.DecoderShape:
+    return manifest_pb2.DecoderShape(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocabulary_size=config.vocabulary_size,
+        max_context=config.max_context,
+        attention_scale=config.attention_scale,
+        rotary=manifest_pb2.RotaryEmbedding(inverse_frequencies=config.inverse_frequencies),
+    )

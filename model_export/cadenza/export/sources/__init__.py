@@ -1,0 +1,1 @@
+"""Where models come from: a GGUF file or a Hugging Face folder."""
