@@ -1,0 +1,126 @@
+"""The keyword options of calls, and their check before anything is sent.
+
+Types and shapes are checked here, for a message at the caller's own line; ranges are the server's to
+refuse. An option that is absent or None is not sent, so the server's default holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypedDict, get_type_hints
+
+import grpc
+import pydantic
+
+from cadenza.client.errors import FieldViolation, InvalidOption
+
+Int32 = Annotated[int, pydantic.Field(ge=-(2**31), lt=2**31)]
+UInt64 = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
+Seconds = Annotated[float, pydantic.Field(gt=0)]
+RequestId = Annotated[str, pydantic.Field(pattern=r"^[\x21-\x7e]{1,128}$")]
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of every call."""
+
+    timeout: Seconds | None
+    """Seconds until the call is given up, here and on the server; the client's where absent, inf for none."""
+    request_id: RequestId | None
+    """The id under which the server logs the call: up to 128 printable ASCII characters without space."""
+
+
+class CompletionOptions(CallOptions, total=False):
+    """Options of completions. What they mean and their ranges: CompletionParameters in completion.proto."""
+
+    model: str | None
+    """The model's name; the client's where absent."""
+    max_tokens: Int32 | None
+    """Most tokens to generate."""
+    temperature: float | None
+    """Softmax temperature; 0 is greedy."""
+    top_k: Int32 | None
+    """Sample among the k most probable tokens; 0 is all."""
+    top_p: float | None
+    """Sample within the smallest set of tokens of at least this probability."""
+    min_p: float | None
+    """Leave out tokens less probable than this share of the most probable one."""
+    seed: UInt64 | None
+    """Makes sampling repeatable."""
+    stop: str | Sequence[str] | None
+    """Texts that end the completion; they are not part of it."""
+    stop_token_ids: Sequence[Int32] | None
+    """Tokens that end the completion, beside the model's own."""
+    ignore_eos: bool | None
+    """Go on after the model's end-of-sequence token."""
+    n: Int32 | None
+    """How many choices."""
+    echo: bool | None
+    """Begin the text with the prompt."""
+    logprobs: Int32 | None
+    """For each token give its log-probability and those of this many alternatives."""
+    logit_bias: Mapping[Int32, float] | None
+    """Added to the logits of these token ids."""
+    repetition_penalty: float | None
+    """Divides positive and multiplies negative logits of tokens seen before."""
+    presence_penalty: float | None
+    """Subtracted once from the logits of tokens generated before."""
+    frequency_penalty: float | None
+    """Subtracted per occurrence from the logits of tokens generated before."""
+    priority: Int32 | None
+    """Higher goes first."""
+
+
+def _checker(options: type) -> type[pydantic.BaseModel]:
+    """A strict model of a TypedDict: 1 is no bool, "1" no number, an unknown name an error."""
+    fields: dict[str, Any] = {
+        name: (hint, None) for name, hint in get_type_hints(options, include_extras=True).items()
+    }
+    config = pydantic.ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+    return pydantic.create_model(options.__name__, __config__=config, **fields)
+
+
+_CALL = _checker(CallOptions)
+_COMPLETION = _checker(CompletionOptions)
+
+
+def checked_call_options(options: CallOptions) -> dict[str, Any]:
+    """Options as given, without those that are None. Raises InvalidOption."""
+    return _checked(_CALL, options)
+
+
+def checked_completion_options(options: CompletionOptions) -> dict[str, Any]:
+    """Options as given, without those that are None. Raises InvalidOption."""
+    return _checked(_COMPLETION, options)
+
+
+def _checked(checker: type[pydantic.BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return checker.model_validate(options).model_dump(exclude_none=True)
+    except pydantic.ValidationError as error:
+        raise invalid_option(error) from None
+
+
+def invalid_option(error: pydantic.ValidationError, field: str = "") -> InvalidOption:
+    """The SDK's exception for pydantic's; `field` is the path to what was checked."""
+    violations = tuple(
+        FieldViolation(
+            _path(field, problem["loc"]), f"{problem['msg']}; given: {_shortened(problem['input'])}"
+        )
+        for problem in error.errors(include_url=False, include_context=False)
+    )
+    return InvalidOption(
+        "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        reason="INVALID_OPTION",
+        field_violations=violations,
+    )
+
+
+def _path(field: str, location: Sequence[int | str]) -> str:
+    """A path as people write it: messages[0].role."""
+    for part in location:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+    return field
+
+
+def _shortened(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
