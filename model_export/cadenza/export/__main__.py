@@ -59,7 +59,8 @@ def _export(options: argparse.Namespace, stderr: TextIO) -> None:
     from rich.progress import Progress
 
     from cadenza.export.artifact import size
-    from cadenza.export.exporter import Precision, export
+    from cadenza.export.exporter import export
+    from cadenza.export.model import Precision
 
     started = time.perf_counter()
     output = Path(options.output).absolute()

@@ -4,12 +4,12 @@ Every matmul becomes a FULLY_CONNECTED with constant weights, which XNNPACK take
 one scale per output row and the activations are quantised as they come. One segment is converted at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
 from cadenza.export import decoder
-from cadenza.export.model import DecoderConfig, DecoderWeights
+from cadenza.export.model import DecoderConfig, LayerWeights
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -43,35 +43,57 @@ class Segment:
         return bytes(converter.convert())
 
 
-def segments(config: DecoderConfig, weights: DecoderWeights[tf.Variable]) -> Iterator[Segment]:
-    """The num_layers + 1 segments in order, then the head."""
-    for index in range(config.num_layers + 1):
-        yield _segment(config, weights, index)
-    yield Segment(
-        "head",
-        {"hidden": config.hidden_size},
-        lambda hidden: {"logits": decoder.linear(weights.head, hidden)},
-        [weights.head],
+def head_segment(head: tf.Variable) -> Segment:
+    """Hidden states after the final norm -> logits; head is [V, hidden_size]."""
+    return Segment(
+        "head", {"hidden": head.shape[1]}, lambda hidden: {"logits": decoder.linear(head, hidden)}, [head]
     )
 
 
-def _segment(config: DecoderConfig, weights: DecoderWeights[tf.Variable], index: int) -> Segment:
-    before = weights.layers[index - 1] if index > 0 else None
-    after = weights.layers[index] if index < config.num_layers else None
+def first_segment(config: DecoderConfig, layer: LayerWeights[tf.Variable]) -> Segment:
+    """Rows of the embedding table -> q, k, v of layer 0."""
+    return Segment(
+        segment_name(0),
+        {"hidden": config.hidden_size},
+        lambda hidden: {"qkv": decoder.attention_input(config, layer, hidden)},
+        [layer.attention_norm, layer.qkv],
+    )
 
-    def compute(hidden: tf.Tensor, attention: tf.Tensor | None = None) -> Tensors:
-        outputs = {}
-        if before is not None:
-            hidden = decoder.after_attention(config, before, hidden, attention)
-            outputs["hidden"] = hidden if after is not None else decoder.final_norm(config, weights, hidden)
-        if after is not None:
-            outputs["qkv"] = decoder.attention_input(config, after, hidden)
-        return outputs
 
-    inputs = {"hidden": config.hidden_size}
-    variables = []
-    if before is not None:
-        inputs["attention"] = config.query_size
-        variables += [before.attention_output, before.mlp_norm, before.gate, before.up, before.down]
-    variables += [weights.final_norm] if after is None else [after.attention_norm, after.qkv]
-    return Segment(f"segment_{index:03d}", inputs, compute, variables)
+def middle_segment(
+    config: DecoderConfig, index: int, before: LayerWeights[tf.Variable], layer: LayerWeights[tf.Variable]
+) -> Segment:
+    """What follows the attention of layer index - 1, up to q, k, v of layer index."""
+
+    def compute(hidden: tf.Tensor, attention: tf.Tensor) -> Tensors:
+        hidden = decoder.after_attention(config, before, hidden, attention)
+        return {"hidden": hidden, "qkv": decoder.attention_input(config, layer, hidden)}
+
+    variables = [*_after_attention_variables(before), layer.attention_norm, layer.qkv]
+    return Segment(segment_name(index), _after_attention_inputs(config), compute, variables)
+
+
+def last_segment(
+    config: DecoderConfig, before: LayerWeights[tf.Variable], final_norm: tf.Variable
+) -> Segment:
+    """What follows the attention of the last layer, up to the final norm."""
+
+    def compute(hidden: tf.Tensor, attention: tf.Tensor) -> Tensors:
+        hidden = decoder.after_attention(config, before, hidden, attention)
+        return {"hidden": decoder.rms_norm(config, final_norm, hidden)}
+
+    variables = [*_after_attention_variables(before), final_norm]
+    return Segment(segment_name(config.num_layers), _after_attention_inputs(config), compute, variables)
+
+
+def segment_name(index: int) -> str:
+    """The name of a segment, without the ending of its file."""
+    return f"segment_{index:03d}"
+
+
+def _after_attention_inputs(config: DecoderConfig) -> Mapping[str, int]:
+    return {"hidden": config.hidden_size, "attention": config.query_size}
+
+
+def _after_attention_variables(layer: LayerWeights[tf.Variable]) -> list[tf.Variable]:
+    return [layer.attention_output, layer.mlp_norm, layer.gate, layer.up, layer.down]

@@ -35,11 +35,6 @@ def after_attention(
     return hidden + linear(layer.down, gate * tf.sigmoid(gate) * linear(layer.up, normed))
 
 
-def final_norm(config: DecoderConfig, weights: DecoderWeights[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
-    """Hidden states of the last layer -> what the head reads."""
-    return rms_norm(config, weights.final_norm, hidden)
-
-
 def rotate(config: DecoderConfig, heads: tf.Tensor) -> tf.Tensor:
     """Rotary embedding, half-split, of [B, T, heads, head_dim] at positions 0 ... T-1 (arXiv:2104.09864)."""
     frequencies = tf.constant(config.inverse_frequencies, tf.float32)
@@ -81,5 +76,5 @@ def logits(config: DecoderConfig, weights: DecoderWeights[tf.Tensor], token_ids:
     for layer in weights.layers:
         attention = causal_attention(config, attention_input(config, layer, hidden), batch, length)
         hidden = after_attention(config, layer, hidden, attention)
-    rows = linear(weights.head, final_norm(config, weights, hidden))
+    rows = linear(weights.head, rms_norm(config, weights.final_norm, hidden))
     return tf.reshape(rows, [batch, length, config.vocabulary_size])

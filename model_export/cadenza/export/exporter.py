@@ -4,28 +4,18 @@ Everything that can be refused without weights is refused before TensorFlow is i
 """
 
 import dataclasses
-import enum
 from pathlib import Path
 
-import numpy as np
 from rich.progress import Progress
 
 from cadenza.export import artifact
 from cadenza.export.errors import SourceError
 from cadenza.export.families import blueprint as read_blueprint
 from cadenza.export.manifest import manifest_json
-from cadenza.export.model import Blueprint
+from cadenza.export.model import Blueprint, Precision
 from cadenza.export.sources.gguf import GgufFile
 from cadenza.export.sources.hugging_face import HuggingFaceFolder
 from cadenza.export.tokenizer import TokenizerFiles, read_tokenizer
-from cadenza.v1 import manifest_pb2
-
-
-class Precision(enum.Enum):
-    """The number format of the CPU program's matrices."""
-
-    INT8 = "int8"
-    FLOAT32 = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +57,11 @@ def export(
     artifact.check_output(output, overwrite=overwrite)
     opened = open_source(path)
     with artifact.new_artifact(output, overwrite=overwrite) as folder:
-        cpu = _write_model(opened, folder, precision, progress)
+        from cadenza.export.weights import write_weights
+
         extra = folder / artifact.EXTRA
+        (extra / "cpu").mkdir(parents=True)
+        cpu = write_weights(opened.blueprint, opened.source, folder, extra / "cpu", precision, progress)
         (extra / "tokenizer.json").write_text(opened.tokenizer.tokenizer_json, encoding="utf-8")
         if opened.tokenizer.chat_template is not None:
             (extra / "chat_template.jinja").write_text(opened.tokenizer.chat_template, encoding="utf-8")
@@ -76,35 +69,3 @@ def export(
         manifest = manifest_json(opened.blueprint, opened.tokenizer, cpu, opened.source.name, sums)
         (extra / "manifest.json").write_text(manifest, encoding="utf-8")
         artifact.write_checksums(folder)
-
-
-def _write_model(
-    opened: Export, folder: Path, precision: Precision, progress: Progress
-) -> manifest_pb2.CpuProgram:
-    import tensorflow as tf
-
-    from cadenza.export import cpu_program, saved_model
-
-    plan, config = opened.blueprint, opened.blueprint.config
-    parts = dict(plan.weights.leaves())
-    loaded = {
-        name: tf.Variable(plan.load(name, parts[name], opened.source), trainable=False, name=name)
-        for name in progress.track(parts, description="reading weights")
-    }
-    weights = plan.weights.map(lambda name, _: loaded[name])
-    for _ in progress.track(range(1), description="writing SavedModel"):
-        saved_model.write_saved_model(config, weights, folder)
-    cpu = folder / artifact.EXTRA / "cpu"
-    cpu.mkdir(parents=True)
-    np.save(cpu / "embedding.npy", weights.embedding.numpy())
-    names = []
-    segments = list(cpu_program.segments(config, weights))
-    for segment in progress.track(segments, description="writing CPU program"):
-        names.append(f"{segment.name}.tflite")
-        (cpu / names[-1]).write_bytes(segment.convert(int8=precision is Precision.INT8))
-    return manifest_pb2.CpuProgram(
-        precision=manifest_pb2.Precision.Value(f"PRECISION_{precision.name}"),
-        segments=names[:-1],
-        head=names[-1],
-        embedding="embedding.npy",
-    )

@@ -4,6 +4,7 @@ Knows neither TensorFlow nor a file format, so that a model is refused before an
 """
 
 import dataclasses
+import enum
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,13 @@ Leaf = TypeVar("Leaf")
 Other = TypeVar("Other")
 
 _LARGEST_PROGRAM_BYTES = 2**31 - 2**20
+
+
+class Precision(enum.Enum):
+    """The number format of the CPU program's matrices."""
+
+    INT8 = "int8"
+    FLOAT32 = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +75,15 @@ class LayerWeights(Generic[Leaf]):
     up: Leaf
     down: Leaf
 
+    def map(self, convert: Callable[[str, Leaf], Other]) -> "LayerWeights[Other]":
+        """The same structure with every weight converted; convert gets a weight's name and the weight."""
+        return LayerWeights(
+            **{
+                field.name: convert(field.name, getattr(self, field.name))
+                for field in dataclasses.fields(self)
+            }
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderWeights(Generic[Leaf]):
@@ -77,30 +94,19 @@ class DecoderWeights(Generic[Leaf]):
     final_norm: Leaf
     head: Leaf
 
-    def leaves(self) -> Iterator[tuple[str, Leaf]]:
-        """Every weight once, with its name."""
-        yield "embedding", self.embedding
-        for index, layer in enumerate(self.layers):
-            for field in dataclasses.fields(layer):
-                yield f"layer_{index:03d}_{field.name}", getattr(layer, field.name)
-        yield "final_norm", self.final_norm
-        if self.head is not self.embedding:
-            yield "head", self.head
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.head is self.embedding
 
-    def map(self, convert: Callable[[str, Leaf], Other]) -> "DecoderWeights[Other]":
-        """The same structure with every weight converted once."""
-        converted = {name: convert(name, leaf) for name, leaf in self.leaves()}
-        layers = tuple(
-            LayerWeights(
-                **{
-                    field.name: converted[f"layer_{index:03d}_{field.name}"]
-                    for field in dataclasses.fields(layer)
-                }
-            )
-            for index, layer in enumerate(self.layers)
-        )
-        embedding = converted["embedding"]
-        return DecoderWeights(embedding, layers, converted["final_norm"], converted.get("head", embedding))
+    def leaves(self) -> Iterator[Leaf]:
+        """Every weight once."""
+        yield self.embedding
+        for layer in self.layers:
+            yield from (getattr(layer, field.name) for field in dataclasses.fields(layer))
+        yield self.final_norm
+        if not self.tied:
+            yield self.head
 
 
 class TensorSource(Protocol):
@@ -155,7 +161,7 @@ class Blueprint:
             TensorError: a tensor is missing, unexpected or of the wrong shape.
             UnsupportedModelError: one file of the CPU program would be too large.
         """
-        expected = {part.name: part.shape for _, parts in self.weights.leaves() for part in parts}
+        expected = {part.name: part.shape for parts in self.weights.leaves() for part in parts}
         for name, shape in expected.items():
             if name not in source.shapes:
                 raise TensorError(f"tensor {name} is missing; expected it with shape {list(shape)}")
@@ -171,7 +177,7 @@ class Blueprint:
                 )
         self._check_program_sizes()
 
-    def load(self, name: str, parts: Parts, source: TensorSource) -> FloatArray:
+    def load(self, parts: Parts, source: TensorSource) -> FloatArray:
         """Reads one weight.
 
         Raises:
@@ -185,7 +191,7 @@ class Blueprint:
                     f"tensor {part.name} has shape {list(array.shape)}; expected {list(part.shape)}"
                 )
             if not np.isfinite(array).all():
-                raise TensorError(f"tensor {part.name} holds numbers that are not finite (for {name})")
+                raise TensorError(f"tensor {part.name} holds numbers that are not finite")
             for copy, original in self.copies.items():
                 if original == part.name and not np.array_equal(array, source.read(copy)):
                     raise TensorError(f"tensor {copy} differs from {original}, to which the settings tie it")
@@ -194,7 +200,7 @@ class Blueprint:
 
     def parameter_count(self) -> int:
         """Unique weights; a tied head counts once."""
-        return sum(math.prod(part.shape) for _, parts in self.weights.leaves() for part in parts)
+        return sum(math.prod(part.shape) for parts in self.weights.leaves() for part in parts)
 
     def _check_program_sizes(self) -> None:
         config = self.config

@@ -11,7 +11,7 @@ from cadenza.export.model import DecoderConfig, DecoderWeights
 def write_saved_model(config: DecoderConfig, weights: DecoderWeights[tf.Variable], folder: Path) -> None:
     """Writes saved_model.pb and variables/ with the one signature `logits`."""
     module = tf.Module(name="decoder")
-    module.weights = [variable for _, variable in weights.leaves()]
+    module.weights = list(weights.leaves())
     signature = [tf.TensorSpec([None, None], tf.int32, "token_ids")]
 
     def logits(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:

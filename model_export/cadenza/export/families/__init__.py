@@ -1,4 +1,4 @@
-"""Decoder families: each reads a source's settings into a Blueprint. A new family is a file and a line here."""
+"""Decoder families: each reads a source's settings into a Blueprint. A new one is a file and a line here."""
 
 from collections.abc import Callable, Mapping
 

@@ -23,12 +23,12 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._reader = GGUFReader(path)
-            metadata = {name: field.contents() for name, field in self._reader.fields.items()}
+            reader = GGUFReader(path)
+            metadata = {name: field.contents() for name, field in reader.fields.items()}
         except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
             raise SourceError(f"{path} is no readable GGUF file, or is cut off: {error}") from error
         self.settings = Settings(metadata, path.name)
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._shapes = {
             name: tuple(int(size) for size in reversed(tensor.shape))
             for name, tensor in self._tensors.items()
