@@ -3,6 +3,7 @@
 The test sets attributes of `ScriptedServer`; the server records what it received and when it was cancelled.
 """
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,15 @@ def piece(text: str, *token_ids: int, index: int = 0, end: int = pb.FINISH_REASO
 PARIS = (piece("The capital", 5, 6), piece(" is Paris.", 7, 2, end=pb.FINISH_REASON_STOP))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Status(grpc.Status):
+    """What abort_with_status wants to be given."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
 class ScriptedServer(pb_grpc.CompletionServiceServicer):
     """Answers with `answer`, one message per choice; fails or hangs when told to."""
 
@@ -65,6 +75,7 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.seconds_left: list[float | None] = []
         self.hanging = threading.Event()
         self.cancelled = threading.Event()
+        """Set when a call ends that was to hang."""
         self.health = health.HealthServicer()
         self.port = 0
         self._server: grpc.Server | None = None
@@ -152,20 +163,25 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         self.seconds_left.append(context.time_remaining())
+        if self.hangs_after is not None:
+            context.add_callback(self.cancelled.set)
         context.send_initial_metadata((("x-request-id", REQUEST_ID),))
         if fail:
             self._fail(context)
 
     def _fail(self, context: grpc.ServicerContext) -> None:
-        if self.failure is not None:
-            context.abort_with_status(rpc_status.to_status(self.failure))
+        if self.failure is None:
+            return
+        status = rpc_status.to_status(self.failure)
+        # In trailing metadata too: grpc.aio may see a stream's status before its initial metadata.
+        trailing = (*status.trailing_metadata, ("x-request-id", REQUEST_ID))
+        context.abort_with_status(_Status(status.code, status.details, trailing))
 
     def _wait_for_end(self, context: grpc.ServicerContext) -> None:
         ended = threading.Event()
         if context.add_callback(ended.set):
             self.hanging.set()
             ended.wait(30)
-        self.cancelled.set()
 
 
 def rich_status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:

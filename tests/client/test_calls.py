@@ -190,9 +190,9 @@ async def test_the_callers_request_id_and_timeout_go_with_the_call(server: Scrip
     given, unlimited, default = server.seconds_left
     assert given is not None
     assert default is not None
-    assert 0 < given <= 5
-    assert unlimited is None
-    assert 5 < default <= 60
+    assert 0 < given < 6
+    assert unlimited is None or unlimited > 1e9
+    assert 6 < default < 61
 
 
 def test_the_clients_model_and_timeout_hold_where_the_call_gives_none(server: ScriptedServer) -> None:
@@ -200,7 +200,7 @@ def test_the_clients_model_and_timeout_hold_where_the_call_gives_none(server: Sc
         client.complete("x")
         client.complete("x", model="")
     assert [request.model for request in server.requests] == ["mine", ""]  # type: ignore[attr-defined]
-    assert all(left is not None and left <= 7 for left in server.seconds_left)
+    assert all(left is not None and left < 8 for left in server.seconds_left)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_clients_model_and_timeout_hold_where_the_call_gives_none(server: Sc
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"top_k": True}, "top_k"),
         ({"seed": -1}, "seed"),
-        ({"stop": [1]}, "stop.list"),
+        ({"stop": [1]}, "stop[0]"),
         ({"logit_bias": {"x": 1.0}}, "logit_bias.x"),
         ({"timeout": 0}, "timeout"),
         ({"request_id": "two words"}, "request_id"),
@@ -223,7 +223,7 @@ async def test_an_option_of_the_wrong_type_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(InvalidOption) as caught:
         await call("complete", "x", **options)
-    assert any(violation.field.startswith(field) for violation in caught.value.field_violations)
+    assert field in [violation.field for violation in caught.value.field_violations]
     assert caught.value.reason == "INVALID_OPTION"
     assert isinstance(caught.value, InvalidRequest | ValueError)
     assert server.requests == []

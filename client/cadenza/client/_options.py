@@ -12,6 +12,14 @@ import pydantic
 
 from cadenza.client.errors import FieldViolation, InvalidOption
 
+
+def _encodable(text: str) -> str:
+    text.encode()
+    return text
+
+
+Text = Annotated[str, pydantic.AfterValidator(_encodable)]
+"""A str that UTF-8 can encode: no lone surrogate."""
 Int32 = Annotated[int, pydantic.Field(ge=-(2**31), lt=2**31)]
 UInt64 = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 Seconds = Annotated[float, pydantic.Field(gt=0)]
@@ -30,7 +38,7 @@ class CallOptions(TypedDict, total=False):
 class CompletionOptions(CallOptions, total=False):
     """Options of completions. What they mean and their ranges: CompletionParameters in completion.proto."""
 
-    model: str | None
+    model: Text | None
     """The model's name; the client's where absent."""
     max_tokens: Int32 | None
     """Most tokens to generate."""
@@ -44,7 +52,7 @@ class CompletionOptions(CallOptions, total=False):
     """Leave out tokens less probable than this share of the most probable one."""
     seed: UInt64 | None
     """Makes sampling repeatable."""
-    stop: str | Sequence[str] | None
+    stop: Text | Sequence[Text] | None
     """Texts that end the completion; they are not part of it."""
     stop_token_ids: Sequence[Int32] | None
     """Tokens that end the completion, beside the model's own."""
@@ -115,9 +123,12 @@ def invalid_option(error: pydantic.ValidationError, field: str = "") -> InvalidO
 
 
 def _path(field: str, location: Sequence[int | str]) -> str:
-    """A path as people write it: messages[0].role."""
+    """A path as people write it: messages[0].role. What pydantic calls the arms of a union is left out."""
     for part in location:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+        if isinstance(part, int):
+            field += f"[{part}]"
+        elif part.isidentifier():
+            field += f".{part}" if field else part
     return field
 
 

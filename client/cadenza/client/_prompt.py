@@ -6,7 +6,7 @@ from typing import ClassVar, TypeAlias
 
 import pydantic
 
-from cadenza.client._options import Int32, invalid_option
+from cadenza.client._options import Int32, Text, invalid_option
 from cadenza.v1 import completion_pb2 as pb
 
 
@@ -14,9 +14,9 @@ from cadenza.v1 import completion_pb2 as pb
 class Message:
     """One message of a conversation."""
 
-    role: str
+    role: Text
     """Who speaks: "system", "user" or "assistant"."""
-    content: str
+    content: Text
 
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(
         extra="forbid", revalidate_instances="always"
@@ -28,7 +28,7 @@ Prompt: TypeAlias = str | Sequence[int]
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 """A conversation; a plain str is one message of the user."""
 
-_TEXT = pydantic.TypeAdapter(pydantic.StrictStr)
+_TEXT: pydantic.TypeAdapter[str] = pydantic.TypeAdapter(Text)
 _TOKEN_IDS = pydantic.TypeAdapter(list[Int32], config=pydantic.ConfigDict(strict=True))
 _MESSAGES: pydantic.TypeAdapter[list[Message]] = pydantic.TypeAdapter(list[Message])
 

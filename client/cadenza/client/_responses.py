@@ -29,7 +29,7 @@ def completion_from(response: pb.CreateCompletionResponse) -> Completion:
     return Completion(
         id=response.request_id,
         model=response.model,
-        choices=tuple(_choice(choice) for choice in response.choices),
+        choices=tuple(sorted(map(_choice, response.choices), key=lambda choice: choice.index)),
         usage=_usage(response.usage),
         timing=_timing(response.timing),
     )
