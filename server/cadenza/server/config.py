@@ -1,0 +1,125 @@
+"""The server's settings: command-line flags over CADENZA_SERVER_* environment variables over defaults.
+
+`Settings.from_command_line` is what `cadenza-server` reads; tests and embedders build `Settings` directly.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_ENV_PREFIX = "CADENZA_SERVER_"
+_EPILOG = f"""Every flag can be set by an environment variable: --http-port by {_ENV_PREFIX}HTTP_PORT.
+Exit codes: 0 drained after SIGTERM or SIGINT; 1 could not start; 2 wrong flags; 3 the engine failed;
+4 ended at once by a second signal."""
+
+
+def default_cache_dir() -> Path:
+    """Where packed weights and compiled kernels are kept: $XDG_CACHE_HOME/cadenza or ~/.cache/cadenza."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cadenza"
+
+
+class Settings(BaseSettings):
+    """All that can be set. Either `models` or at least one `model` is needed."""
+
+    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, frozen=True, extra="forbid")
+
+    models: Path | None = Field(
+        None, description="folder of models, NAME/VERSION each; of every NAME the highest version is served"
+    )
+    model: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="NAME=PATH of one version's folder; may be repeated (environment: comma-separated)"
+    )
+    host: str = Field("::", description="address to listen on; :: is every address, IPv4 and IPv6")
+    port: int = Field(8500, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    http_port: int = Field(
+        8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
+    )
+    kv_cache_gib: float = Field(0.5, gt=0, le=4096, description="memory for the KV cache of each model, GiB")
+    max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
+    max_step_tokens: int = Field(512, ge=1, le=65536, description="most tokens in one engine step")
+    max_queue_requests: int = Field(
+        256, ge=1, description="most requests that wait, per model; more are refused"
+    )
+    max_queue_prompt_tokens: int = Field(131072, ge=1, description="most prompt tokens that wait, per model")
+    max_message_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="largest gRPC request, bytes")
+    drain_seconds: float = Field(30.0, ge=0, le=86400, description="time to finish requests after SIGTERM")
+    lanes: int = Field(0, ge=0, le=256, description="parallel halves of a CPU step; 0 chooses")
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir, description="packed weights and compiled kernels"
+    )
+    log_format: Literal["json", "human"] = Field(
+        default_factory=lambda: "human" if sys.stderr.isatty() else "json",
+        description="json, or human (the default on a terminal)",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _strip_brackets(cls, value: str) -> str:
+        return value.removeprefix("[").removesuffix("]")
+
+    @model_validator(mode="after")
+    def _some_model(self) -> Self:
+        if (self.models is None) == (not self.model):
+            raise ValueError("give either --models DIR or --model NAME=PATH (repeatable), not both")
+        return self
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str]) -> Self:
+        """Reads flags and environment; raises SystemExit(2) after saying what is wrong."""
+        parser = _parser()
+        try:
+            return cls(**vars(parser.parse_args(arguments)))
+        except ValidationError as error:
+            parser.error("; ".join(_problem(details) for details in error.errors()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cadenza-server",
+        description="Serves exported models: completions over gRPC, metrics and probes over HTTP.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in Settings.model_fields.items():
+        plain = isinstance(field.default, int | float | str) and not field.default_factory
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            metavar=_METAVARS.get(name, "N"),
+            action="append" if name == "model" else "store",
+            help=f"{field.description}{f' (default {field.default})' if plain else ''}",
+        )
+    return parser
+
+
+_METAVARS = {
+    "models": "DIR",
+    "model": "NAME=PATH",
+    "host": "ADDRESS",
+    "kv_cache_gib": "GIB",
+    "max_message_bytes": "BYTES",
+    "drain_seconds": "SECONDS",
+    "cache_dir": "DIR",
+    "log_format": "FORMAT",
+    "log_level": "LEVEL",
+}
+
+
+def _problem(details: Any) -> str:
+    where = "--" + "-".join(str(part) for part in details["loc"]).replace("_", "-") if details["loc"] else ""
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{where} {details['input']!r}: {message}" if where else message

@@ -1,0 +1,167 @@
+"""Every error the server raises on purpose, each knowing the status and the reason it becomes on the wire.
+
+ServerError
+├── StartupError                  the process cannot start: exit code 1
+│   └── ArtifactError             a model's files are missing, corrupted or of an unknown kind
+└── RequestError                  one call is refused or ends early; the next is served as if nothing had been
+    ├── InvalidRequestError            INVALID_ARGUMENT, any of the reasons of bad input
+    ├── ModelNotFoundError             NOT_FOUND
+    ├── QueueFullError                 RESOURCE_EXHAUSTED
+    ├── DrainingError                  UNAVAILABLE
+    ├── ModelLoadingError              UNAVAILABLE
+    ├── DeadlineExceededError          DEADLINE_EXCEEDED
+    └── EngineFailedError              INTERNAL
+
+`docs/errors.md` is the table for users.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+_LONGEST_QUOTE = 80
+
+
+class Reason(enum.StrEnum):
+    """What went wrong, for programs; stable across versions."""
+
+    FIELD_OUT_OF_RANGE = "FIELD_OUT_OF_RANGE"
+    EMPTY_PROMPT = "EMPTY_PROMPT"
+    MISSING_FIELD = "MISSING_FIELD"
+    PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
+    INVALID_TOKEN_ID = "INVALID_TOKEN_ID"  # noqa: S105
+    TOO_MANY_STOPS = "TOO_MANY_STOPS"
+    INVALID_ROLE = "INVALID_ROLE"
+    NO_CHAT_TEMPLATE = "NO_CHAT_TEMPLATE"
+    CHAT_TEMPLATE_FAILED = "CHAT_TEMPLATE_FAILED"
+    UNIMPLEMENTED_FIELD = "UNIMPLEMENTED_FIELD"
+    MALFORMED_REQUEST = "MALFORMED_REQUEST"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    QUEUE_FULL = "QUEUE_FULL"
+    SERVER_DRAINING = "SERVER_DRAINING"
+    MODEL_LOADING = "MODEL_LOADING"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    ENGINE_FAILED = "ENGINE_FAILED"
+    INTERNAL = "INTERNAL"
+
+
+class ServerError(Exception):
+    """The root of the server's own errors."""
+
+
+class StartupError(ServerError):
+    """The server cannot start; the message is all that an operator needs."""
+
+
+class ArtifactError(StartupError):
+    """An artifact on disk cannot be served; the message names the file."""
+
+
+class RequestError(ServerError):
+    """A call that is answered with an error. `code` is the gRPC status's name."""
+
+    code: ClassVar[str]
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """`retry_after` is in seconds; None where trying again the same way is of no use."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+
+
+class InvalidRequestError(RequestError):
+    """The caller's input is wrong; `field` is its path in the request, empty where there is none."""
+
+    code = "INVALID_ARGUMENT"
+
+    def __init__(
+        self, reason: Reason, field: str, message: str, *, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(reason, message, metadata={"field": field, **(metadata or {})})
+        self.field = field
+
+
+class ModelNotFoundError(RequestError):
+    """No model of that name is served here."""
+
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        listed = ", ".join(names)
+        super().__init__(
+            Reason.MODEL_NOT_FOUND,
+            f"model {quote(name)} is not served here; the models are: {listed}",
+            metadata={"model": name[:_LONGEST_QUOTE], "models": listed},
+        )
+
+
+class QueueFullError(RequestError):
+    """More requests or prompt tokens wait than the server is set to hold."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(Reason.QUEUE_FULL, message, retry_after=retry_after)
+
+
+class DrainingError(RequestError):
+    """The server is shutting down."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str = "the server is shutting down; send the request to another one") -> None:
+        super().__init__(Reason.SERVER_DRAINING, message, retry_after=1.0)
+
+
+class ModelLoadingError(RequestError):
+    """The model is still being loaded."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            Reason.MODEL_LOADING,
+            f"model {quote(name)} is still loading; try again, or wait for health SERVING",
+            metadata={"model": name[:_LONGEST_QUOTE]},
+            retry_after=1.0,
+        )
+
+
+class DeadlineExceededError(RequestError):
+    """The call's own deadline has passed."""
+
+    code = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            Reason.DEADLINE_EXCEEDED,
+            "the call's deadline passed before its completion ended; allow more time or ask for fewer tokens",
+        )
+
+
+class EngineFailedError(RequestError):
+    """The engine broke; the server stops. The trace is in the server's log, under the request id."""
+
+    code = "INTERNAL"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            Reason.ENGINE_FAILED,
+            f"the inference engine failed and the server is stopping; see its log for request {request_id}",
+            metadata={"request_id": request_id},
+        )
+
+
+def quote(value: object) -> str:
+    """The value as a caller sees it in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."

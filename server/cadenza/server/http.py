@@ -1,0 +1,90 @@
+"""The HTTP port, for operators: /metrics for Prometheus, /healthz and /readyz for probes.
+
+Runs in the server's own loop, so what it reads needs no lock.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from cadenza.server.errors import StartupError
+
+_SHUTDOWN_SECONDS = 1
+
+
+def http_app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Starlette:
+    """The three pages. /healthz is 200 while the process lives; /readyz is 200 when `is_ready`, else 503."""
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def readyz(_: Request) -> Response:
+        return PlainTextResponse("ready\n") if is_ready() else PlainTextResponse("not ready\n", 503)
+
+    return Starlette(
+        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    )
+
+
+class HttpServer:
+    """Serves `http_app` until it is stopped."""
+
+    def __init__(self, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+        config = uvicorn.Config(
+            http_app(registry, is_ready),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        self._server = _Uvicorn(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens and returns the true port. Raises StartupError where the port cannot be had."""
+        listener = _listen(host, port)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        true_port: int = listener.getsockname()[1]
+        return true_port
+
+    async def stop(self) -> None:
+        """Closes the port; a request being answered gets a second to end."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the process's signals to the one who owns the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes IPv4 too, and means 0.0.0.0 where there is no IPv6."""
+    both = host == "::" and socket.has_dualstack_ipv6()
+    if host == "::" and not both:
+        host = "0.0.0.0"  # noqa: S104 every address is what was asked for
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {host} port {port} for HTTP: {error.strerror}; choose another --http-port"
+        ) from error

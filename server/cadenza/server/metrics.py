@@ -1,0 +1,233 @@
+"""Every metric of the server, on an injected registry; docs/metrics.md is the table for users.
+
+Observed on the loop's thread, once per step and once per request, never once per token: the engine's thread
+waits for the same lock.
+"""
+
+import bisect
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from cadenza.server.engine.request import Finished, StepReport
+
+_LABEL = ("model",)
+# Seconds, from half a millisecond, with exact edges at the usual objectives.
+_SHORT = (
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.007,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.08,
+    0.1,
+    0.2,
+    0.45,
+    0.5,
+    1,
+    2,
+)
+_LONG = (*_SHORT[4:], 5, 10, 20, 30, 60, 120, 300, 600)
+_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_SEQUENCES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+
+
+class WeightedHistogram(Collector):
+    """A histogram that takes a value many times at once, for one thread. Labelled by model."""
+
+    def __init__(
+        self, name: str, documentation: str, bounds: Iterable[float], registry: CollectorRegistry
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = tuple(float(bound) for bound in bounds)
+        self._series: dict[str, WeightedSeries] = {}
+        registry.register(self)
+
+    def series(self, model: str) -> "WeightedSeries":
+        """The series of one model."""
+        return self._series.setdefault(model, WeightedSeries(self._bounds))
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """Called by the registry."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=_LABEL)
+        for model, series in self._series.items():
+            family.add_metric([model], series.buckets(), series.sum)
+        yield family
+
+
+class WeightedSeries:
+    """One model's values in a WeightedHistogram."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Counts `value` `count` times."""
+        self._counts[bisect.bisect_left(self._bounds, value)] += count
+        self.sum += value * count
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as the exposition format wants them."""
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return buckets
+
+
+class Metrics:
+    """The server's collectors. `for_model` gives a model's share of them with the label already resolved."""
+
+    def __init__(self, registry: CollectorRegistry, *, server_version: str) -> None:
+        self.registry = registry
+        self._gauges(registry)
+        self._counters(registry)
+        self._histograms(registry)
+        Info("cadenza_build", "The server's version.", registry=registry).info({"version": server_version})
+
+    def _gauges(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, _LABEL, registry=registry)
+
+        self.running = gauge(
+            "cadenza_num_requests_running", "Requests with KV blocks, at the last step's end."
+        )
+        self.waiting = gauge("cadenza_num_requests_waiting", "Requests whose first step has not begun.")
+        self.kv_usage = gauge(
+            "cadenza_kv_cache_usage_ratio", "Share of KV blocks in use, at the last step's end."
+        )
+        self.batch_tokens = gauge("cadenza_engine_batch_tokens", "Tokens in the last step.")
+        self.batch_sequences = gauge("cadenza_engine_batch_sequences", "Sequences in the last step.")
+        self.model_info = Info("cadenza_model", "A model that is served.", _LABEL, registry=registry)
+
+    def _counters(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self.finished = counter(
+            "cadenza_requests_finished_total", "Completions answered, by finish reason.", "model", "reason"
+        )
+        self.rejected = counter(
+            "cadenza_requests_rejected_total", "Calls refused or failed, by reason.", "reason"
+        )
+        self.cancelled = counter(
+            "cadenza_requests_cancelled_total",
+            "Completions that ended without an answer, by stage reached and cause.",
+            "model",
+            "stage",
+            "cause",
+        )
+        self.prompt_tokens = counter(
+            "cadenza_prompt_tokens_total", "Prompt tokens of finished requests.", "model"
+        )
+        self.generated_tokens = counter("cadenza_generated_tokens_total", "Tokens generated.", "model")
+        self.preemptions = counter(
+            "cadenza_preemptions_total", "Sequences preempted for want of blocks.", "model"
+        )
+        self.steps = counter("cadenza_engine_steps_total", "Engine steps that ran tokens.", "model")
+        self.engine_failures = counter("cadenza_engine_failures_total", "Engines that broke.", "model")
+        rpc = ("grpc_type", "grpc_service", "grpc_method")
+        self.rpc_started = counter("grpc_server_started_total", "Calls begun.", *rpc)
+        self.rpc_handled = counter("grpc_server_handled_total", "Calls ended, by code.", *rpc, "grpc_code")
+
+    def _histograms(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, _LABEL, buckets=buckets, registry=registry)
+
+        name = "cadenza_time_to_first_token_seconds"
+        self.ttft = histogram(name, "From arrival to the first token.", _LONG)
+        name = "cadenza_time_per_output_token_seconds"
+        self.tpot = histogram(name, "A request's decode time over its tokens after the first.", _SHORT)
+        self.e2e = histogram("cadenza_request_seconds", "From arrival to the last token.", _LONG)
+        self.queue = histogram("cadenza_request_queue_seconds", "From arrival to the first step.", _LONG)
+        self.prefill = histogram("cadenza_request_prefill_seconds", "From first step to first token.", _LONG)
+        self.step = histogram("cadenza_engine_step_seconds", "One engine step.", _SHORT)
+        self.request_prompt = histogram(
+            "cadenza_request_prompt_tokens", "Prompt tokens of a request.", _TOKENS
+        )
+        name = "cadenza_request_generation_tokens"
+        self.request_generation = histogram(name, "Tokens generated for a request.", _TOKENS)
+        name = "cadenza_engine_step_sequences"
+        self.step_sequences = histogram(name, "Sequences advanced by one step.", _SEQUENCES)
+        name = "cadenza_inter_token_latency_seconds"
+        self.itl = WeightedHistogram(name, "Between two tokens of a request.", _SHORT, registry)
+
+    def for_model(self, model: str, info: Mapping[str, str]) -> "ModelMetrics":
+        """The metrics of one model; `info` are the labels of cadenza_model_info."""
+        self.model_info.labels(model).info(dict(info))
+        return ModelMetrics(self, model)
+
+
+class ModelMetrics:
+    """One model's series, found once: looking labels up costs more than counting."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._running = metrics.running.labels(model)
+        self._waiting = metrics.waiting.labels(model)
+        self._kv_usage = metrics.kv_usage.labels(model)
+        self._batch_tokens = metrics.batch_tokens.labels(model)
+        self._batch_sequences = metrics.batch_sequences.labels(model)
+        self._generated_tokens = metrics.generated_tokens.labels(model)
+        self._preemptions = metrics.preemptions.labels(model)
+        self._steps = metrics.steps.labels(model)
+        self._step = metrics.step.labels(model)
+        self._step_sequences = metrics.step_sequences.labels(model)
+        self._itl = metrics.itl.series(model)
+
+    def step(self, report: StepReport, generated_tokens: int, intervals: Mapping[float, int]) -> None:
+        """One step; `intervals` counts the sequences by seconds since their token before."""
+        self._running.set(report.running)
+        self._kv_usage.set(report.kv_blocks_used / max(1, report.kv_blocks_total))
+        if report.preemptions:
+            self._preemptions.inc(report.preemptions)
+        if report.batch_tokens:
+            self._steps.inc()
+            self._step.observe(report.duration)
+            self._batch_tokens.set(report.batch_tokens)
+            self._batch_sequences.set(report.batch_sequences)
+            self._step_sequences.observe(report.batch_sequences)
+        if generated_tokens:
+            self._generated_tokens.inc(generated_tokens)
+        for seconds, count in intervals.items():
+            self._itl.observe(seconds, count)
+
+    def waiting(self, requests: int) -> None:
+        """Requests whose first step has not begun."""
+        self._waiting.set(requests)
+
+    def finished(self, event: Finished) -> None:
+        """A request has its answer."""
+        metrics, model, timing = self._metrics, self._model, event.timing
+        metrics.finished.labels(model, event.finish_reason.value).inc()
+        metrics.prompt_tokens.labels(model).inc(event.prompt_tokens)
+        metrics.request_prompt.labels(model).observe(event.prompt_tokens)
+        metrics.request_generation.labels(model).observe(event.completion_tokens)
+        metrics.queue.labels(model).observe(timing.first_step - timing.arrival)
+        metrics.prefill.labels(model).observe(timing.first_token - timing.first_step)
+        metrics.ttft.labels(model).observe(timing.first_token - timing.arrival)
+        metrics.e2e.labels(model).observe(timing.last_token - timing.arrival)
+        if event.completion_tokens > 1:
+            decode = timing.last_token - timing.first_token
+            metrics.tpot.labels(model).observe(decode / (event.completion_tokens - 1))
+
+    def cancelled(self, stage: str, cause: str) -> None:
+        """A request ended unanswered; stage is queue, prefill or decode, cause client, deadline or drain."""
+        self._metrics.cancelled.labels(self._model, stage, cause).inc()
+
+    def engine_failed(self) -> None:
+        """The model's engine broke."""
+        self._metrics.engine_failures.labels(self._model).inc()
