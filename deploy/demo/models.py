@@ -6,7 +6,6 @@ int8 goes to models/smollm2-135m/1, which the demo serves; float32, for tests, t
 
 import argparse
 import hashlib
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,21 +38,27 @@ def ensure_model(precision: str) -> Path:
     Raises `FetchError` where the weights cannot be had and `ExportError` where the exporter fails.
     """
     artifact = ARTIFACTS[precision]
-    stamp = artifact.with_name(f".{artifact.name}.exporter-sha256")
-    digest = _exporter_digest()
-    if is_complete(artifact) and stamp.is_file() and stamp.read_text() == digest:
-        return artifact
-    source = fetch(SMOLLM2, PACKAGES)
-    shutil.rmtree(artifact, ignore_errors=True)
-    artifact.parent.mkdir(parents=True, exist_ok=True)
-    _export(source, artifact, precision)
-    stamp.write_text(digest)
+    if not is_current(artifact):
+        digest = _exporter_digest()
+        _export(fetch(SMOLLM2, PACKAGES), artifact, precision)
+        _stamp(artifact).write_text(digest)
     return artifact
+
+
+def is_current(artifact: Path) -> bool:
+    """Says whether an export is there whole and this exporter, from these weights, would make the same."""
+    stamp = _stamp(artifact)
+    return is_complete(artifact) and stamp.is_file() and stamp.read_text() == _exporter_digest()
 
 
 def is_complete(artifact: Path) -> bool:
     """Says whether an export into this folder has ended: its checksums are written last."""
     return (artifact / "assets.extra" / "SHA256SUMS").is_file()
+
+
+def _stamp(artifact: Path) -> Path:
+    """Returns where the digest of the exporter that made an artifact is noted: beside it."""
+    return artifact.with_name(f".{artifact.name}.exporter-sha256")
 
 
 def _exporter_digest() -> str:
@@ -69,7 +74,7 @@ def _exporter_digest() -> str:
 def _export(source: Path, artifact: Path, precision: str) -> None:
     command = [
         str(Path(sys.executable).with_name("cadenza-export")),
-        *(str(source), "--output", str(artifact), "--precision", precision),
+        *(str(source), "--output", str(artifact), "--precision", precision, "--overwrite"),
     ]
     print(
         f"Exporting {source.name} as {precision} to {artifact.relative_to(ROOT)}", file=sys.stderr, flush=True

@@ -5,7 +5,6 @@ run.sh makes, writes reference.json (committed as tests/reference/smollm2-135m.j
 tests/parity compares with.
 """
 
-import hashlib
 import json
 import platform
 import re
@@ -23,6 +22,7 @@ import transformers
 from deploy.demo.models import SMOLLM2
 from tests.data import HOSTILE_STRINGS, NOVEL_CHAPTER, data_file, humaneval_tasks, humaneval_text
 from tests.parity.prompts import CHATS, HUMAN_EVAL_INDICES, TEXTS
+from tests.real.checks import token_digest
 from tokenizers import pre_tokenizers
 
 GENERATED_TOKENS: Final = 64
@@ -148,11 +148,6 @@ def _build_tokenizer(fields: dict[str, Any], *, split_digits: bool = True) -> An
         eos_token=tokens[fields["tokenizer.ggml.eos_token_id"]],
         chat_template=fields["tokenizer.chat_template"],
     )
-
-
-def token_digest(token_ids: Sequence[int]) -> str:
-    """Returns a sha256 that stands for token ids whose text is not ours to commit."""
-    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
 
 
 def _greedy_cases(oracle: Oracle) -> list[dict[str, Any]]:

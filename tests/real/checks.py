@@ -6,7 +6,7 @@ The SavedModel, the CPU program and the parity run are checked by these same fun
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,12 @@ class GreedyCase:
     """A prompt and the tokens that the oracle generates from it greedily, end tokens ignored."""
 
     name: str
+    text: str | None
+    """The prompt as text; None where it is a chat."""
+    chat: tuple[Mapping[str, str], ...]
+    """The prompt as messages of role and content; empty where it is a text."""
     prompt: tuple[int, ...]
+    """The prompt's token ids, the chat template applied."""
     completion: tuple[int, ...]
     gaps: tuple[float, ...]
     """At each step the oracle's best logit less its second best."""
@@ -79,11 +84,11 @@ def greedy_differences(logits: LogitsFunction, case: GreedyCase) -> list[Differe
     ]
 
 
-def load_reference(path: Path, encode: Callable[[str], list[int]], humaneval: Sequence[str]) -> Reference:
+def load_reference(path: Path, encode: Callable[[str], Sequence[int]], humaneval: Sequence[str]) -> Reference:
     """Reads the oracle's file; the token ids of third-party prompts are made anew from their texts.
 
     `humaneval` holds the prompts of HumanEval by index. Raises `ValueError` where `encode` gives other
-    token ids than the oracle's tokenizer did.
+    token ids for one than the oracle's tokenizer did.
     """
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return Reference(
@@ -95,15 +100,22 @@ def load_reference(path: Path, encode: Callable[[str], list[int]], humaneval: Se
 
 
 def _greedy_case(
-    entry: dict[str, Any], encode: Callable[[str], list[int]], humaneval: Sequence[str]
+    entry: dict[str, Any], encode: Callable[[str], Sequence[int]], humaneval: Sequence[str]
 ) -> GreedyCase:
+    chat: tuple[Mapping[str, str], ...] = tuple(entry.get("chat", ()))
+    text: str | None = entry.get("text")
     if "humaneval" in entry:
         name = f"HumanEval/{entry['humaneval']}"
-        prompt = encode(humaneval[entry["humaneval"]])
-        digest = hashlib.sha256(",".join(map(str, prompt)).encode()).hexdigest()
-        if digest != entry["prompt_token_ids_sha256"]:
+        text = humaneval[entry["humaneval"]]
+        prompt = encode(text)
+        if token_digest(prompt) != entry["prompt_token_ids_sha256"]:
             raise ValueError(f"{name}: the tokenizer gives other token ids than the oracle's did")
     else:
-        name = entry["text"] if "text" in entry else entry["chat"][-1]["content"]
+        name = text or chat[-1]["content"]
         prompt = entry["prompt_token_ids"]
-    return GreedyCase(name, tuple(prompt), tuple(entry["token_ids"]), tuple(entry["gaps"]))
+    return GreedyCase(name, text, chat, tuple(prompt), tuple(entry["token_ids"]), tuple(entry["gaps"]))
+
+
+def token_digest(token_ids: Sequence[int]) -> str:
+    """Returns a sha256 that stands for token ids whose text is not ours to commit."""
+    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
