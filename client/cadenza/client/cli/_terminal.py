@@ -1,0 +1,45 @@
+"""What the command reads and writes: stdin as a prompt, text as it comes, error lines, colours."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+import grpc
+
+from cadenza.client.errors import CadenzaError, InvalidOption
+
+BOLD, DIM, RED = "1", "2", "31"
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style where `stream` is a terminal and NO_COLOR is not set; plain elsewhere."""
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{style}m{text}\x1b[0m"
+
+
+def report(error: CadenzaError) -> None:
+    """One line on stderr: `cadenza: REASON: message`."""
+    line = f"cadenza: {error.reason}: {' '.join(error.message.split())}"
+    print(styled(line, RED, sys.stderr), file=sys.stderr)
+
+
+def write_pieces(pieces: Iterable[str]) -> None:
+    """Shows each piece at once, and ends the line."""
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def read_stdin() -> str:
+    """All of stdin but a last line feed. Raises InvalidOption where it is no text."""
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidOption(
+            f"stdin is not {error.encoding} text: {error.reason} at byte {error.start}; convert it first",
+            code=grpc.StatusCode.INVALID_ARGUMENT,
+            reason="INVALID_OPTION",
+        ) from None
