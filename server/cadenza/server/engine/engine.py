@@ -78,7 +78,7 @@ class Engine:
         self._draining = False
 
     def run(self) -> None:
-        """Serves until a Drain has come and everything before it has ended; passes on what the runner raises."""
+        """Serves until a Drain has come and all before it has ended; raises what the runner raises."""
         while self._sequences or not self._draining:
             self.step()
 

@@ -9,7 +9,7 @@ from cadenza.server.engine.text import TextAssembler
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Sequence:
-    """The engine's mutable state of a request. Times are seconds on the engine's clock, NaN before they are."""
+    """The engine's mutable state of a request. Times are seconds on its clock, NaN before they are known."""
 
     request: Request
     text: TextAssembler

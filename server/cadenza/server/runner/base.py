@@ -65,3 +65,7 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Gives back threads and memory; the runner is not used afterwards."""
+
+
+class RunnerError(Exception):
+    """A step could not be computed; the runner may be in any state."""

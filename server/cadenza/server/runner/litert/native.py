@@ -1,0 +1,70 @@
+"""What Numba lacks for kernels that never need Python: calls by address, atomics, reinterpreted bits.
+
+With these a whole step runs in native code without Python's lock. Addresses are int64.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+@intrinsic
+def call_address(typing_context, function, arguments):
+    """Calls the C function at address `function` with a tuple of int64; returns its int result."""
+
+    def codegen(context, builder, signature, args):
+        values = [
+            context.cast(builder, value, given, types.int64)
+            for value, given in zip(
+                cgutils.unpack_tuple(builder, args[1]), signature.args[1].types, strict=True
+            )
+        ]
+        kind = ir.FunctionType(_I32, [_I64] * len(values))
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+
+    return types.int32(types.int64, arguments), codegen
+
+
+@intrinsic
+def atomic_add(typing_context, address, amount):
+    """Adds `amount` to the int64 at `address` for all threads to see; returns the value before."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing_context, address):
+    """Reads the int64 at `address` as other threads last wrote it."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def float_from_bits(typing_context, bits):
+    """The float32 with these 32 bits."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@intrinsic
+def bits_of_float(typing_context, value):
+    """The 32 bits of a float32, as int32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], _I32)
+
+    return types.int32(types.float32), codegen

@@ -1,0 +1,289 @@
+"""The CPU runner: LiteRT segments between Numba attention, on one lane or several.
+
+A step's rows, prefill chunks and decode tokens alike, run as one flat batch that is cut into one range of
+rows per lane. Every row is computed alone, so a request's tokens do not depend on its neighbours.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import os
+import platform
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadenza.server.engine.request import GREEDY
+from cadenza.server.runner.base import RunnerError, RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.litert.capi import LiteRT, aligned
+from cadenza.server.runner.litert.lane import Lane, Semaphores, posix_functions
+from cadenza.server.runner.litert.lane_kernel import (
+    FAILED_PROGRAM,
+    STATUS,
+    STOP,
+    LaneKernel,
+    ModelMemory,
+    StepMemory,
+    lane_kernel,
+)
+from cadenza.server.runner.litert.sampling import NOT_FINITE
+from cadenza.v1.manifest_pb2 import PRECISION_FLOAT32, ModelManifest
+
+BLOCK_SIZE = 32
+"""Tokens in a KV block."""
+_ROW_COST_PER_POSITION = 1 / 1024
+"""What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
+_ROWS_WORTH_A_LANE = 2
+"""With fewer rows one lane is as fast: reading the weights is what takes time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiteRTOptions:
+    """How to run a CPU program."""
+
+    cache_dir: Path
+    """Where packed weights are kept between starts."""
+    lanes: int = 0
+    """Threads that compute; 0 is one for each core of this process."""
+    kv_cache_bytes: int = 512 << 20
+    max_step_tokens: int = 512
+    max_sequences: int = 64
+
+
+class LiteRTRunner:
+    """Implements runner.base.Runner on a CPU."""
+
+    def __init__(
+        self, litert: LiteRT, lanes: list[Lane], model: ModelMemory, kernel: LaneKernel, limits: RunnerLimits
+    ) -> None:
+        self._limits = limits
+        self._litert = litert
+        self._lanes = lanes
+        self._model = model
+        blocks = -(-limits.max_context // limits.block_size)
+        self._step = _step_memory(limits.max_step_tokens, limits.max_sequences, blocks)
+        self._functions = posix_functions(litert)
+        self._kernel = kernel
+        self._semaphores = Semaphores(len(lanes))
+        self._threads = [self._start(index) for index in range(1, len(lanes))]
+
+    @classmethod
+    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> "LiteRTRunner":
+        """Loads the CPU program that `manifest` describes from `cpu_dir`.
+
+        Raises LiteRTError where LiteRT refuses a file, ValueError where the options do not fit the model.
+        """
+        shape = manifest.decoder
+        model = _model_memory(cpu_dir, manifest, options)
+        num_blocks = model.keys.shape[1]
+        limits = RunnerLimits(
+            block_size=BLOCK_SIZE,
+            num_blocks=num_blocks,
+            max_step_tokens=options.max_step_tokens,
+            max_sequences=options.max_sequences,
+            max_context=min(shape.max_context, num_blocks * BLOCK_SIZE),
+        )
+        litert = LiteRT()
+        count = options.lanes or len(os.sched_getaffinity(0))
+        names = [*manifest.cpu.segments, manifest.cpu.head]
+        caches = _weight_cache_dir(options.cache_dir, cpu_dir)
+        lanes = []
+        with _locked(caches):
+            for _ in range(count):
+                programs = [
+                    litert.load(cpu_dir / name, threads=1, weight_cache=caches / f"{name}.xnnpack")
+                    for name in names
+                ]
+                blocks = -(-limits.max_context // BLOCK_SIZE)
+                rows = limits.max_step_tokens
+                lanes.append(
+                    Lane(litert, programs, rows=rows, blocks=blocks, heads=shape.num_heads, model=model)
+                )
+        group = shape.num_heads // shape.num_kv_heads
+        narrow = int(model.keys.dtype != np.float32)
+        kernel = lane_kernel(
+            options.cache_dir, shape.num_layers, shape.head_dim, BLOCK_SIZE, group, shape.num_kv_heads, narrow
+        )
+        return cls(litert, lanes, model, kernel, limits)
+
+    @property
+    def limits(self) -> RunnerLimits:
+        """What the runner can hold; constant."""
+        return self._limits
+
+    @property
+    def lane_seconds(self) -> NDArray[np.float64]:
+        """[lanes, 4] Seconds each lane has spent in linear layers, attention, head and sampling."""
+        return np.stack([lane.memory.seconds for lane in self._lanes])
+
+    def warm_up(self) -> None:
+        """Compiles or loads the kernels and touches the weights; block 0 is scribbled on."""
+        one = SequenceSlice(token_ids=[0], start=0, block_table=[0], sampling=GREEDY)
+        for size in (1, 2 * _ROWS_WORTH_A_LANE * len(self._lanes)):
+            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * min(size, BLOCK_SIZE))]))
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """[T, V] The logits after each token, computed one by one over blocks 0, 1, ...: for checks only."""
+        table = range(-(-len(token_ids) // BLOCK_SIZE))
+        rows = []
+        for position, token_id in enumerate(token_ids):
+            self.step(StepBatch([SequenceSlice([token_id], position, table, GREEDY)]))
+            rows.append(self._lanes[0].memory.logits[0].copy())
+        return np.stack(rows)
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Runs one step. Raises RunnerError where a program fails or logits are not finite."""
+        rows = self._fill(batch)
+        used = self._assign(rows, batch)
+        self._step.meeting[0] = 0
+        self._run(0, used)
+        for lane in self._lanes[:used]:
+            control = lane.memory.control
+            if control[STATUS]:
+                raise RunnerError(f"program {control[FAILED_PROGRAM]} failed with status {control[STATUS]}")
+        return self._result(batch)
+
+    def close(self) -> None:
+        """Ends the lanes' threads and frees what LiteRT holds."""
+        for index, thread in enumerate(self._threads, 1):
+            self._lanes[index].memory.control[STOP] = 1
+            self._semaphores.go(index)
+            thread.join()
+        for lane in self._lanes:
+            lane.close()
+        self._litert.close()
+
+    def _run(self, index: int, used: int = 0) -> None:
+        memory = self._lanes[index].memory
+        addresses = self._semaphores.addresses
+        self._kernel(self._functions, self._model, self._step, memory, addresses, index, used)
+
+    def _start(self, index: int) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
+        thread.start()
+        return thread
+
+    def _fill(self, batch: StepBatch) -> int:
+        """Writes the batch into the step's memory; returns its rows."""
+        step, row, sample = self._step, 0, 0
+        for index, part in enumerate(batch.slices):
+            end = row + len(part.token_ids)
+            step.token_ids[row:end] = part.token_ids
+            step.positions[row:end] = range(part.start, part.start + end - row)
+            step.slice_of_row[row:end] = index
+            step.tables[index, : len(part.block_table)] = part.block_table
+            row = end
+            if part.sampling is not None:
+                sampling = part.sampling
+                step.sample_rows[sample] = row - 1
+                step.temperature[sample] = sampling.temperature
+                step.top_k[sample] = sampling.top_k
+                step.top_p[sample] = sampling.top_p
+                step.min_p[sample] = sampling.min_p
+                step.seed[sample] = sampling.seed
+                sample += 1
+        step.sample_rows[sample:] = row
+        return row
+
+    def _assign(self, rows: int, batch: StepBatch) -> int:
+        """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
+        step = self._step
+        used = max(1, min(len(self._lanes), rows // _ROWS_WORTH_A_LANE))
+        cuts = split_rows(step.positions[:rows], used)
+        samples = np.searchsorted(step.sample_rows, cuts)
+        samples[-1] = sum(part.sampling is not None for part in batch.slices)
+        inner = step.slice_of_row[cuts[1:-1]]
+        shared = bool(np.any(inner == step.slice_of_row[cuts[1:-1] - 1]))
+        for index in range(used):
+            self._lanes[index].assign(
+                (int(cuts[index]), int(cuts[index + 1])),
+                (int(samples[index]), int(samples[index + 1])),
+                used if shared else 1,
+            )
+        return used
+
+    def _result(self, batch: StepBatch) -> StepResult:
+        chosen = iter(self._step.chosen.tolist())
+        token_ids = [-1 if part.sampling is None else next(chosen) for part in batch.slices]
+        if NOT_FINITE in token_ids:
+            index = token_ids.index(NOT_FINITE)
+            raise RunnerError(f"the logits of slice {index} of {len(token_ids)} are not finite")
+        return StepResult(token_ids)
+
+
+def split_rows(positions: NDArray[np.int32], parts: int) -> NDArray[np.int64]:
+    """Boundaries [parts + 1] that cut rows at these positions into ranges of about equal cost, none empty."""
+    costs = np.cumsum(1.0 + positions * _ROW_COST_PER_POSITION)
+    cuts = np.searchsorted(costs, costs[-1] * np.arange(1, parts) / parts) + 1
+    cuts = np.minimum(np.maximum(cuts, np.arange(1, parts)), len(positions) - np.arange(parts - 1, 0, -1))
+    return np.concatenate([[0], cuts, [len(positions)]]).astype(np.int64)
+
+
+def _step_memory(rows: int, slices: int, blocks: int) -> StepMemory:
+    return StepMemory(
+        token_ids=np.zeros(rows, np.int32),
+        positions=np.zeros(rows, np.int32),
+        slice_of_row=np.zeros(rows, np.int32),
+        tables=np.zeros((slices, blocks), np.int32),
+        sample_rows=np.zeros(slices, np.int32),
+        temperature=np.zeros(slices, np.float32),
+        top_k=np.zeros(slices, np.int32),
+        top_p=np.zeros(slices, np.float32),
+        min_p=np.zeros(slices, np.float32),
+        seed=np.zeros(slices, np.uint64),
+        chosen=np.zeros(slices, np.int64),
+        meeting=np.zeros(1, np.int64),
+    )
+
+
+def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
+    shape = manifest.decoder
+    dtype = np.float32 if manifest.cpu.precision == PRECISION_FLOAT32 else np.uint16
+    per_block = (
+        2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * np.dtype(dtype).itemsize
+    )
+    num_blocks = options.kv_cache_bytes // per_block
+    if num_blocks < 1:
+        raise ValueError(
+            f"kv_cache_bytes is {options.kv_cache_bytes}; one KV block of this model is {per_block}"
+        )
+    angles = np.outer(
+        np.arange(min(shape.max_context, num_blocks * BLOCK_SIZE), dtype=np.float32),
+        np.array(shape.rotary.inverse_frequencies, np.float32),
+    )
+    pool = (shape.num_layers, num_blocks, shape.num_kv_heads)
+    return ModelMemory(
+        embedding=np.asarray(np.load(cpu_dir / manifest.cpu.embedding, mmap_mode="r")),
+        cosines=np.cos(angles),
+        sines=np.sin(angles),
+        keys=aligned((*pool, shape.head_dim, BLOCK_SIZE), dtype),
+        values=aligned((*pool, BLOCK_SIZE, shape.head_dim), dtype),
+        scale=np.float32(shape.attention_scale),
+    )
+
+
+def _weight_cache_dir(cache_dir: Path, cpu_dir: Path) -> Path:
+    """A folder of its own for each artifact, LiteRT version and processor."""
+    digest = hashlib.sha256()
+    digest.update((cpu_dir.parent / "SHA256SUMS").read_bytes())
+    digest.update(f"{version('ai-edge-litert')} {platform.machine()} {_processor()}".encode())
+    return cache_dir / "xnnpack" / digest.hexdigest()[:32]
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock on the folder, so that two servers do not pack the same weights at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
