@@ -240,6 +240,7 @@ async def test_an_option_of_the_wrong_type_is_refused_before_anything_is_sent(
         ("chat", [{"role": "user", "content": "x", "name": "y"}], "messages[0].name"),
         ("chat", [Message("user", 5)], "messages[0].content"),  # type: ignore[arg-type]
         ("chat", ["hi"], "messages[0]"),
+        ("count_tokens", 5, "prompt"),
     ],
 )
 async def test_a_prompt_of_the_wrong_shape_is_refused_before_anything_is_sent(

@@ -56,6 +56,6 @@ def chat_from(messages: Messages) -> pb.Prompt:
 
 def prompt_or_chat_from(prompt: Prompt | Messages) -> pb.Prompt:
     """Messages where the sequence begins with one; text or token ids otherwise. Raises InvalidOption."""
-    if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Message | Mapping):
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message | Mapping):
         return chat_from(prompt)  # type: ignore[arg-type]
     return prompt_from(prompt)  # type: ignore[arg-type]

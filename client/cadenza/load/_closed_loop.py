@@ -6,12 +6,12 @@ One asyncio loop and one connection carry all streams.
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import TypeAlias, cast
 
 from cadenza.client import AsyncClient, AsyncStream, CadenzaError, CompletionOptions, Message
 from cadenza.load._record import MessageTime, RequestRecord
 
-LoadPrompt = str | Sequence[int] | Sequence[Message]
+LoadPrompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or a conversation."""
 
 
@@ -53,7 +53,7 @@ async def _one_after_another(
 
 
 def _begun(client: AsyncClient, prompt: LoadPrompt, options: CompletionOptions) -> AsyncStream:
-    if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Message):
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message):
         return client.stream_chat(cast("Sequence[Message]", prompt), **options)
     return client.stream(cast("str | Sequence[int]", prompt), **options)
 
