@@ -18,8 +18,7 @@ from cadenza.export.errors import ExportError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 1 after one line on stderr saying what was refused."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
-    with _own_stderr() as stderr:
+    with _terminated_by_exit(), _own_stderr() as stderr:
         try:
             _export(options, stderr)
         except ExportError as error:
@@ -98,8 +97,18 @@ def _own_stderr() -> Iterator[TextIO]:
             os.dup2(ours.fileno(), 2)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(143)
+@contextlib.contextmanager
+def _terminated_by_exit() -> Iterator[None]:
+    """Lets SIGTERM end the block as an exception does, so that it cleans up behind itself."""
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from cadenza.export.sources.hugging_face import HuggingFaceFolder
 
 _HUGGING_FACE: Mapping[str, Callable[[HuggingFaceFolder], Blueprint]] = {
     "LlamaForCausalLM": llama.from_hugging_face,
-    "MistralForCausalLM": llama.from_hugging_face,
 }
 _GGUF: Mapping[str, Callable[[GgufFile], Blueprint]] = {"llama": llama.from_gguf}
 

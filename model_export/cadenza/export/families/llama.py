@@ -1,5 +1,6 @@
-"""The Llama family (Llama 2 and 3, SmolLM, Mistral without a sliding window): RMSNorm, rotary grouped-query
-attention, SwiGLU, no biases. Hugging Face keeps q and k in the half-split rotary form, GGUF interleaved.
+"""The Llama family (Llama 2 and 3, SmolLM): RMSNorm, rotary grouped-query attention, SwiGLU, no biases.
+
+Hugging Face keeps q and k in the half-split rotary form, GGUF interleaved.
 """
 
 import functools
@@ -7,6 +8,7 @@ import functools
 import numpy as np
 
 from cadenza.export import rotary
+from cadenza.export.errors import TensorError
 from cadenza.export.model import (
     Blueprint,
     DecoderConfig,
@@ -14,6 +16,7 @@ from cadenza.export.model import (
     FloatArray,
     LayerWeights,
     Parts,
+    Shape,
     StoredTensor,
 )
 from cadenza.export.settings import Settings
@@ -26,6 +29,17 @@ _MAX_HEADS = 1024
 _MAX_HEAD_DIM = 1024
 _MAX_SIZE = 2**17
 _MAX_VOCABULARY = 2**20
+_ROPE_FACTORS = "rope_freqs.weight"
+_ROPE_SETTINGS = {
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "type",
+}
 _GGUF_SETTINGS = {
     "attention.head_count",
     "attention.head_count_kv",
@@ -121,7 +135,7 @@ def from_gguf(source: GgufFile) -> Blueprint:
     )
     _check_heads(settings, config, f"{prefix}attention.head_count_kv", f"{prefix}attention.key_length")
     weights = _gguf_weights(config, tied="output.weight" not in source.shapes)
-    return Blueprint(_FAMILY, config, weights, used=frozenset({"rope_freqs.weight"}))
+    return Blueprint(_FAMILY, config, weights, used=frozenset({_ROPE_FACTORS}))
 
 
 def half_split_rows(array: FloatArray, heads: int) -> FloatArray:
@@ -142,6 +156,9 @@ def _check_heads(settings: Settings, config: DecoderConfig, kv_heads: str, head_
 
 def _hugging_face_frequencies(settings: Settings, head_dim: int) -> tuple[float, ...]:
     rope = settings.section("rope_parameters" if "rope_parameters" in settings else "rope_scaling")
+    for name in rope:
+        if name not in _ROPE_SETTINGS:
+            raise rope.refusal(name, "absent: this exporter does not know it")
     base = rope.number("rope_theta", settings.number("rope_theta", 10000.0))
     for section in (settings, rope):
         section.require("partial_rotary_factor", 1)
@@ -160,9 +177,19 @@ def _gguf_frequencies(source: GgufFile, prefix: str, head_dim: int) -> tuple[flo
     settings.require(f"{prefix}rope.scaling.type", "none", "linear")
     if settings.get(f"{prefix}rope.scaling.type") == "linear":
         frequencies = frequencies / settings.number(f"{prefix}rope.scaling.factor")
-    if source.shapes.get("rope_freqs.weight") == frequencies.shape:
-        frequencies = frequencies / source.read("rope_freqs.weight")
+    if _ROPE_FACTORS in source.shapes:
+        frequencies = frequencies / _rope_factors(source, frequencies.shape)
     return rotary.rounded(frequencies)
+
+
+def _rope_factors(source: GgufFile, shape: Shape) -> FloatArray:
+    if source.shapes[_ROPE_FACTORS] != shape:
+        found, expected = list(source.shapes[_ROPE_FACTORS]), list(shape)
+        raise TensorError(f"tensor {_ROPE_FACTORS} has shape {found}; expected {expected}")
+    factors = source.read(_ROPE_FACTORS)
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
+        raise TensorError(f"tensor {_ROPE_FACTORS} holds numbers that are not finite and positive")
+    return factors
 
 
 def _hugging_face_weights(config: DecoderConfig, tied: bool) -> DecoderWeights[Parts]:
