@@ -96,6 +96,12 @@ def test_setting_of_a_gguf_file_is_refused_by_name(
     assert setting in refuse(source)
 
 
+def test_bos_token_beyond_the_tokens_is_refused(refuse: Callable[..., str], tmp_path: Path) -> None:
+    settings = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 300}
+    source = tiny.write_gguf(tmp_path / "tiny.gguf", SIZES, tiny.random_weights(SIZES), settings=settings)
+    assert "tokenizer.ggml.bos_token_id is 300; there are 300 tokens" in refuse(source)
+
+
 def test_missing_tensor_is_named_with_its_shape(refuse: Callable[..., str], tmp_path: Path) -> None:
     weights = tiny.random_weights(SIZES)
     del weights["model.layers.0.mlp.up_proj.weight"]

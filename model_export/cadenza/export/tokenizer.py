@@ -136,6 +136,20 @@ def _build(settings: Settings, kind: str, added_bos: int | None) -> Tokenizer:
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = _splitter(kind)
     tokenizer.decoder = decoder_kinds.ByteLevel()
+    _add_tokens(tokenizer, tokens, types)
+    if added_bos is not None:
+        if added_bos >= len(tokens):
+            raise TokenizerError(
+                f"tokenizer.ggml.bos_token_id is {added_bos}; there are {len(tokens)} tokens"
+            )
+        bos = tokens[added_bos]
+        tokenizer.post_processor = processor_kinds.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, added_bos)]
+        )
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[object]) -> None:
     for token, token_type in zip(tokens, types, strict=True):
         if token_type in (_UNKNOWN, _CONTROL):
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
@@ -145,12 +159,6 @@ def _build(settings: Settings, kind: str, added_bos: int | None) -> Tokenizer:
             raise TokenizerError(
                 f"tokenizer.ggml.token_type of {token!r} is {token_type}; no byte-level BPE has it"
             )
-    if added_bos is not None:
-        bos = tokens[added_bos]
-        tokenizer.post_processor = processor_kinds.TemplateProcessing(
-            single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, added_bos)]
-        )
-    return tokenizer
 
 
 def _splitter(kind: str) -> splitters.PreTokenizer:
