@@ -1,0 +1,37 @@
+"""A server process with a scripted runner, for tests of signals and exit codes.
+
+Usage: python -m tests.server.scripted_process ARTIFACT HOW. HOW is `free`, or `held`: then every line on
+standard input lets one step end, and the line `fail` breaks the engine.
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+from tests.server.live import settings
+from tests.server.scripted_runner import ScriptedRunner
+
+from cadenza.server import app, logs
+
+
+def main() -> None:
+    artifact, how = Path(sys.argv[1]), sys.argv[2]
+    runner = ScriptedRunner()
+    if how == "held":
+        runner.hold()
+        threading.Thread(target=_obey, args=(runner,), daemon=True).start()
+    logs.configure("json", "info")
+    sys.exit(
+        app.run(settings(model=(f"tiny={artifact}",), drain_seconds=15), lambda _artifact, _settings: runner)
+    )
+
+
+def _obey(runner: ScriptedRunner) -> None:
+    for line in sys.stdin:
+        if line.strip() == "fail":
+            runner.fail()
+        runner.allow(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Settings: flags over environment over defaults."""
+
+from pathlib import Path
+
+import pytest
+
+from cadenza.server.config import Settings
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CADENZA_SERVER_PORT", "1234")
+    monkeypatch.setenv("CADENZA_SERVER_LANES", "3")
+    settings = Settings.from_command_line(["--models", "m", "--port", "99"])
+    assert (settings.port, settings.lanes, settings.http_port) == (99, 3, 8501)
+    assert settings.models == Path("m")
+
+
+def test_model_is_repeated_on_the_command_line_and_comma_separated_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Settings.from_command_line(["--model", "a=x/1", "--model", "b=y/2"]).model == ("a=x/1", "b=y/2")
+    monkeypatch.setenv("CADENZA_SERVER_MODEL", "a=x/1,b=y/2")
+    assert Settings.from_command_line([]).model == ("a=x/1", "b=y/2")
+
+
+def test_cache_lies_where_the_desktop_convention_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Settings.from_command_line(["--models", "m"]).cache_dir == tmp_path / "cadenza"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--models", "m", "--model", "a=b"],
+        ["--models", "m", "--kv-cache-gib", "0"],
+        ["--models", "m", "--log-format", "xml"],
+        ["--models", "m", "--nosuch", "1"],
+    ],
+)
+def test_wrong_flags_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        Settings.from_command_line(arguments)
+    assert raised.value.code == 2
+    assert "cadenza-server: error:" in capsys.readouterr().err
