@@ -24,6 +24,7 @@ from cadenza.server.runner.litert.capi import LiteRT, aligned
 from cadenza.server.runner.litert.lane import Lane, Semaphores, posix_functions
 from cadenza.server.runner.litert.lane_kernel import (
     FAILED_PROGRAM,
+    HEAD_ROWS,
     STATUS,
     STOP,
     LaneKernel,
@@ -128,25 +129,30 @@ class LiteRTRunner:
             self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * min(size, BLOCK_SIZE))]))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """[T, V] The logits after each token, computed one by one over blocks 0, 1, ...: for checks only."""
+        """[T, V] The logits after each token of one sequence, computed over blocks 0, 1, ...: for checks."""
         table = range(-(-len(token_ids) // BLOCK_SIZE))
         rows = []
-        for position, token_id in enumerate(token_ids):
-            self.step(StepBatch([SequenceSlice([token_id], position, table, GREEDY)]))
-            rows.append(self._lanes[0].memory.logits[0].copy())
-        return np.stack(rows)
+        for begin in range(0, len(token_ids), HEAD_ROWS):
+            part = enumerate(token_ids[begin : begin + HEAD_ROWS], begin)
+            slices = [SequenceSlice([token_id], position, table, GREEDY) for position, token_id in part]
+            self._execute(StepBatch(slices), max_lanes=1)
+            rows.append(self._lanes[0].memory.logits[: len(slices)].copy())
+        return np.concatenate(rows)
 
     def step(self, batch: StepBatch) -> StepResult:
         """Runs one step. Raises RunnerError where a program fails or logits are not finite."""
+        self._execute(batch, max_lanes=len(self._lanes))
+        return self._result(batch)
+
+    def _execute(self, batch: StepBatch, max_lanes: int) -> None:
         rows = self._fill(batch)
-        used = self._assign(rows, batch)
+        used = self._assign(rows, batch, max_lanes)
         self._step.meeting[0] = 0
         self._run(0, used)
         for lane in self._lanes[:used]:
             control = lane.memory.control
             if control[STATUS]:
                 raise RunnerError(f"program {control[FAILED_PROGRAM]} failed with status {control[STATUS]}")
-        return self._result(batch)
 
     def close(self) -> None:
         """Ends the lanes' threads and frees what LiteRT holds."""
@@ -190,10 +196,10 @@ class LiteRTRunner:
         step.sample_rows[sample:] = row
         return row
 
-    def _assign(self, rows: int, batch: StepBatch) -> int:
+    def _assign(self, rows: int, batch: StepBatch, max_lanes: int) -> int:
         """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
         step = self._step
-        used = max(1, min(len(self._lanes), rows // _ROWS_WORTH_A_LANE))
+        used = max(1, min(max_lanes, rows // _ROWS_WORTH_A_LANE))
         cuts = split_rows(step.positions[:rows], used)
         samples = np.searchsorted(step.sample_rows, cuts)
         samples[-1] = sum(part.sampling is not None for part in batch.slices)

@@ -1,0 +1,139 @@
+"""The CPU program against the oracle, and against itself: no result depends on the batch around it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.data import artifact_tokenizer
+from tests.real.checks import GreedyCase, Reference, greedy_differences, mean_nll
+from tests.real.cpu_program import load_runner
+
+from cadenza.server.engine.request import GREEDY, SamplingParams
+from cadenza.server.runner.base import SequenceSlice, StepBatch
+from cadenza.server.runner.litert import LiteRTRunner
+
+pytestmark = pytest.mark.real_model
+
+INT8_NLL_COST = 0.05
+
+
+@pytest.fixture(scope="module")
+def float32(real_float32: Path) -> Iterator[LiteRTRunner]:
+    runner = load_runner(real_float32)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def int8(real_int8: Path) -> Iterator[LiteRTRunner]:
+    runner = load_runner(real_int8)
+    yield runner
+    runner.close()
+
+
+def humaneval_tokens(artifact: Path, reference: Reference, text: str, *, split_digits: bool) -> list[int]:
+    tokenizer = artifact_tokenizer(artifact, split_digits=split_digits)
+    return list(tokenizer.encode(text).ids[: reference.humaneval_tokens])
+
+
+def test_float32_likelihood_is_the_oracles(
+    float32: LiteRTRunner, real_float32: Path, reference: Reference, humaneval_text: str
+) -> None:
+    divided = humaneval_tokens(real_float32, reference, humaneval_text, split_digits=True)
+    assert mean_nll(float32.logits, divided) == pytest.approx(reference.humaneval_nll, abs=1e-4)
+    published = humaneval_tokens(real_float32, reference, humaneval_text, split_digits=False)
+    assert 1.675 < mean_nll(float32.logits, published) < 1.677
+
+
+def test_int8_likelihood_is_close_to_float32s(
+    int8: LiteRTRunner, real_int8: Path, reference: Reference, humaneval_text: str
+) -> None:
+    tokens = humaneval_tokens(real_int8, reference, humaneval_text, split_digits=False)
+    nll = mean_nll(int8.logits, tokens)
+    print(f"int8 NLL {nll:.4f}, float32 {reference.humaneval_nll_digits_undivided:.4f}")
+    assert nll - reference.humaneval_nll_digits_undivided < INT8_NLL_COST
+
+
+def test_float32_greedy_tokens_are_the_oracles(float32: LiteRTRunner, reference: Reference) -> None:
+    differences = [found for case in reference.greedy for found in greedy_differences(float32.logits, case)]
+    ties = [found for found in differences if found.is_tie]
+    if ties:
+        print(f"steps at which the oracle's own lead is within rounding, and tokens differ: {ties}")
+    assert [found for found in differences if not found.is_tie] == []
+
+
+def generate(
+    runner: LiteRTRunner,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    sampling: SamplingParams = GREEDY,
+    *,
+    chunk: int = 64,
+    blocks: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
+    """Generates for all prompts in one batch; `blocks` are the sequences' block tables."""
+    pending = [list(prompt) for prompt in prompts]
+    computed = [0] * len(prompts)
+    generated: list[list[int]] = [[] for _ in prompts]
+    tables = blocks or [range(8 * index, 8 * index + 8) for index in range(len(prompts))]
+    while any(len(tokens) < count for tokens in generated):
+        room = runner.limits.max_step_tokens
+        taken = []
+        for tokens in pending:
+            taken.append(min(chunk, len(tokens), room))
+            room -= taken[-1]
+        active = [index for index, size in enumerate(taken) if size and len(generated[index]) < count]
+        slices = [
+            SequenceSlice(
+                pending[index][: taken[index]],
+                computed[index],
+                tables[index],
+                sampling if taken[index] == len(pending[index]) else None,
+            )
+            for index in active
+        ]
+        for index, token in zip(active, runner.step(StepBatch(slices)).token_ids, strict=True):
+            computed[index] += taken[index]
+            pending[index] = pending[index][taken[index] :]
+            if token >= 0:
+                generated[index].append(token)
+                pending[index] = [token]
+    return generated
+
+
+def some_prompts(cases: Sequence[GreedyCase], count: int) -> list[tuple[int, ...]]:
+    """Prompts of mixed lengths, 3 to 150 tokens."""
+    tokens = [token for case in cases for token in case.prompt]
+    return [tuple(tokens[11 * index : 11 * index + 3 + 37 * index % 148]) for index in range(count)]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=0.9, top_p=0.95, seed=5)])
+def test_tokens_are_the_same_alone_and_in_a_batch(
+    int8: LiteRTRunner, reference: Reference, sampling: SamplingParams
+) -> None:
+    prompts = some_prompts(reference.greedy, 16)
+    together = generate(int8, prompts, 12, sampling)
+    alone = [generate(int8, [prompt], 12, sampling)[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_logits_are_equal_bit_for_bit_whatever_the_lanes_and_chunks(
+    real_int8: Path, int8: LiteRTRunner, reference: Reference
+) -> None:
+    prompt = some_prompts(reference.greedy, 4)[3]
+    expected = generate(int8, [prompt], 6, chunk=1)
+    one_lane = load_runner(real_int8, lanes=1)
+    try:
+        assert np.array_equal(one_lane.logits(prompt), int8.logits(prompt))
+        for chunk in (1, 7, 64, 128):
+            assert generate(int8, [prompt], 6, chunk=chunk) == expected
+            assert generate(one_lane, [prompt], 6, chunk=chunk) == expected
+    finally:
+        one_lane.close()
+
+
+def test_where_blocks_lie_does_not_matter(int8: LiteRTRunner, reference: Reference) -> None:
+    prompt = some_prompts(reference.greedy, 4)[3]
+    scattered = [[97, 3, 55, 14, 0, 81, 22, 40]]
+    assert generate(int8, [prompt], 8, blocks=scattered) == generate(int8, [prompt], 8)
