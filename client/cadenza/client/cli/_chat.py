@@ -4,10 +4,11 @@ Ctrl-C ends the answer that is being written, not the program; Ctrl-D leaves.
 """
 
 import argparse
+import asyncio
 import contextlib
 import sys
 
-from cadenza.client._client import Client
+from cadenza.client._async_client import AsyncClient
 from cadenza.client._options import CompletionOptions
 from cadenza.client._prompt import Message
 from cadenza.client.cli._commands import connect, sampling_options
@@ -18,50 +19,68 @@ from cadenza.client.errors import CadenzaError
 def chat(args: argparse.Namespace) -> int:
     """Answers the question of the arguments or of stdin; converses where neither has one."""
     history = [Message("system", args.system)] if args.system else []
-    options = sampling_options(args)
-    with connect(args) as client:
-        if not args.question and sys.stdin.isatty():
-            _converse(client, history, options)
-        else:
-            question = read_stdin() if args.question in (None, "-") else args.question
-            with client.stream_chat([*history, Message("user", question)], **options) as stream:
-                write_pieces(stream.text())
+    if args.question is None and sys.stdin.isatty():
+        with asyncio.Runner() as runner:
+            _converse(runner, args, history)
+    else:
+        question = read_stdin() if args.question in (None, "-") else args.question
+        asyncio.run(_ask_once(args, [*history, Message("user", question)]))
     return 0
 
 
-def _converse(client: Client, history: list[Message], options: CompletionOptions) -> None:
+async def _ask_once(args: argparse.Namespace, messages: list[Message]) -> None:
+    async with connect(args) as client, client.stream_chat(messages, **sampling_options(args)) as stream:
+        await write_pieces(stream.text())
+
+
+def _converse(runner: asyncio.Runner, args: argparse.Namespace, history: list[Message]) -> None:
     """Reads and answers until end of file; a turn without any answer is forgotten."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() line editing
+    client = runner.run(_connected(args))
+    options = sampling_options(args)
     while True:
         try:
             question = input("> ")
         except EOFError:
             print()
-            return
+            break
         except KeyboardInterrupt:
             print()
             continue
         if not question.strip():
             continue
         asked = Message("user", question)
-        answer = _answer(client, [*history, asked], options)
+        answer = _answer(runner, client, [*history, asked], options)
         if answer:
             history += [asked, Message("assistant", answer)]
+    runner.run(client.close())
 
 
-def _answer(client: Client, messages: list[Message], options: CompletionOptions) -> str:
+async def _connected(args: argparse.Namespace) -> AsyncClient:
+    return connect(args)
+
+
+def _answer(
+    runner: asyncio.Runner, client: AsyncClient, messages: list[Message], options: CompletionOptions
+) -> str:
     """Shows the answer as it comes and gives what was shown, be it cut short by Ctrl-C or an error."""
-    pieces: list[str] = []
+    shown: list[str] = []
     try:
-        with client.stream_chat(messages, **options) as stream:
-            for piece in stream.text():
-                pieces.append(piece)
-                print(piece, end="", flush=True)
+        runner.run(_show(client, messages, options, shown))
         print()
     except KeyboardInterrupt:
         print(styled(" [cancelled]", DIM, sys.stdout))
     except CadenzaError as error:
         print()
         report(error)
-    return "".join(pieces)
+    return "".join(shown)
+
+
+async def _show(
+    client: AsyncClient, messages: list[Message], options: CompletionOptions, shown: list[str]
+) -> None:
+    async with client.stream_chat(messages, **options) as stream:
+        async for piece in stream.text():
+            shown.append(piece)
+            print(piece, end="", flush=True)

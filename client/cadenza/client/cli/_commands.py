@@ -1,15 +1,20 @@
-"""The commands that ask once and print: complete, models, health and tokens."""
+"""The commands that ask once and print: complete, models, health and tokens.
+
+All commands run on asyncio, which turns Ctrl-C into a cancelled call; a KeyboardInterrupt that strikes
+inside gRPC's synchronous waiting can leave its locks in disorder.
+"""
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from cadenza.client._client import Client
+from cadenza.client._async_client import AsyncClient
 from cadenza.client._options import CompletionOptions
-from cadenza.client._results import Model, ServingStatus
+from cadenza.client._results import Model, ServingStatus, TokenCount
 from cadenza.client.cli._terminal import BOLD, read_stdin, styled, write_pieces
 
 SAMPLING: Final = (
@@ -25,9 +30,9 @@ SAMPLING: Final = (
 """Flags that are options of the SDK by the same name."""
 
 
-def connect(args: argparse.Namespace) -> Client:
-    """The client that the connection flags ask for."""
-    return Client(args.target, model=args.model, timeout=args.timeout)
+def connect(args: argparse.Namespace) -> AsyncClient:
+    """The client that the connection flags ask for; to be called on the event loop."""
+    return AsyncClient(args.target, model=args.model, timeout=args.timeout)
 
 
 def sampling_options(args: argparse.Namespace) -> CompletionOptions:
@@ -38,22 +43,30 @@ def sampling_options(args: argparse.Namespace) -> CompletionOptions:
 def complete(args: argparse.Namespace) -> int:
     """Completes a prompt: streamed, at once, or as JSON."""
     prompt = read_stdin() if args.prompt == "-" else args.prompt
-    options = sampling_options(args)
-    with connect(args) as client:
-        if args.json:
-            _print_json(client.complete(prompt, **options))
-        elif args.no_stream:
-            print(client.complete(prompt, **options).text)
-        else:
-            with client.stream(prompt, **options) as stream:
-                write_pieces(stream.text())
+    asyncio.run(_complete(args, prompt))
     return 0
+
+
+async def _complete(args: argparse.Namespace, prompt: str) -> None:
+    options = sampling_options(args)
+    async with connect(args) as client:
+        if args.json:
+            _print_json(await client.complete(prompt, **options))
+        elif args.no_stream:
+            print((await client.complete(prompt, **options)).text)
+        else:
+            async with client.stream(prompt, **options) as stream:
+                await write_pieces(stream.text())
 
 
 def models(args: argparse.Namespace) -> int:
     """Lists the models of the server."""
-    with connect(args) as client:
-        found = client.models()
+
+    async def ask() -> tuple[Model, ...]:
+        async with connect(args) as client:
+            return await client.models()
+
+    found = asyncio.run(ask())
     if args.json:
         _print_json(found)
     else:
@@ -66,8 +79,12 @@ def models(args: argparse.Namespace) -> int:
 
 def health(args: argparse.Namespace) -> int:
     """Prints the server's status; 0 where it serves, 1 otherwise."""
-    with connect(args) as client:
-        status = client.health()
+
+    async def ask() -> ServingStatus:
+        async with connect(args) as client:
+            return await client.health()
+
+    status = asyncio.run(ask())
     print(status)
     return 0 if status is ServingStatus.SERVING else 1
 
@@ -75,8 +92,12 @@ def health(args: argparse.Namespace) -> int:
 def tokens(args: argparse.Namespace) -> int:
     """Prints how many tokens a text has, and their ids."""
     text = read_stdin() if args.text == "-" else args.text
-    with connect(args) as client:
-        count = client.count_tokens(text)
+
+    async def ask() -> TokenCount:
+        async with connect(args) as client:
+            return await client.count_tokens(text)
+
+    count = asyncio.run(ask())
     if args.json:
         _print_json(count)
     else:

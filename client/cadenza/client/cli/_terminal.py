@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from typing import TextIO
 
 import grpc
@@ -25,12 +25,11 @@ def report(error: CadenzaError) -> None:
     print(styled(line, RED, sys.stderr), file=sys.stderr)
 
 
-def write_pieces(pieces: Iterable[str]) -> None:
+async def write_pieces(pieces: AsyncIterator[str]) -> None:
     """Shows each piece at once, and ends the line."""
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    async for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def read_stdin() -> str:
