@@ -21,7 +21,7 @@ models: $(INSTALLED) ## fetch SmolLM2-135M-Instruct and export it as int8 and fl
 
 demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion, print the latency
 	$(BIN)/python -m deploy.demo.models int8
-	$(BIN)/python deploy/demo/demo.py
+	$(BIN)/python -m deploy.demo.demo
 
 test: models ## all tests but the benchmarks and the long parity run
 	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity
