@@ -42,9 +42,8 @@ def _chat(server: ServerProcess) -> None:
                 print(text, end="", flush=True)
         answer: Completion = stream.collect()
         seconds = time.perf_counter() - begin
-    print(
-        f"\n           [{answer.finish_reason.name}, {answer.usage.completion_tokens} tokens, {seconds:.2f} s]\n"
-    )
+    reason = answer.finish_reason.name if answer.finish_reason else "no end"
+    print(f"\n           [{reason}, {answer.usage.completion_tokens} tokens, {seconds:.2f} s]\n")
 
 
 def _measure(server: ServerProcess) -> None:

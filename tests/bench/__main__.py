@@ -33,9 +33,7 @@ RESULTS = ROOT / "build" / "bench" / "bench.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--precision", choices=sorted(ARTIFACTS), default="int8")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
@@ -43,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bandwidth = read_bandwidth(len(os.sched_getaffinity(0)))
     console.print(
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, memory read {bandwidth / 1e9:.1f} GB/s\n"
-        f"SmolLM2-135M {options.precision}, {PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens, greedy, ends ignored, "
-        f"seed {SEED}, median of {options.repeats} runs"
+        f"SmolLM2-135M {options.precision}, {PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens, greedy, "
+        f"ends ignored, seed {SEED}, median of {options.repeats} runs"
     )
     artifact = ARTIFACTS[options.precision]
     cache = CACHE / "server"

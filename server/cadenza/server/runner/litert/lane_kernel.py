@@ -149,7 +149,9 @@ def _meet(lane, step, layer):
 def _embed(model, step, lane):
     begin = lane.control[ROW_BEGIN]
     for row in range(lane.control[ROW_END] - begin):
-        lane.hidden[0][row] = model.embedding[step.token_ids[begin + row]]
+        token_id = step.token_ids[begin + row]
+        for d in range(model.embedding.shape[1]):
+            lane.hidden[0][row, d] = model.embedding[token_id, d]
 
 
 @njit
@@ -159,7 +161,9 @@ def _head_and_sample(functions, step, lane, hidden):
         count = min(HEAD_ROWS, control[SAMPLE_END] - first)
         begin = _now(functions, lane)
         for i in range(count):
-            lane.head_hidden[i] = hidden[step.sample_rows[first + i] - control[ROW_BEGIN]]
+            row = step.sample_rows[first + i] - control[ROW_BEGIN]
+            for d in range(hidden.shape[1]):
+                lane.head_hidden[i, d] = hidden[row, d]
         if not _run(functions, lane, _HEAD if count == HEAD_ROWS else _HEAD_TAIL):
             return
         middle = _now(functions, lane)

@@ -14,6 +14,7 @@ NOT_FINITE = -2
 """What `sample` returns for logits that hold NaN or +infinity, or nothing above -infinity."""
 
 _NEVER = np.inf
+_HEAVIEST = 0x7FFFFFFF
 _BUCKET_SHIFT = 19
 _BUCKETS = 1 << (32 - _BUCKET_SHIFT - 1)
 
@@ -137,9 +138,14 @@ def _sort_heaviest(weights, limit, mass, floor, order):
             continue
         if count >= limit or reached >= mass or bucket < _bucket(floor):
             break
-        ranking = np.argsort(-weights[members], kind="mergesort")
-        for rank in range(members.shape[0]):
-            order[count] = members[ranking[rank]]
+        keys = np.empty(members.shape[0], np.int64)
+        for i in range(members.shape[0]):
+            keys[i] = ((_HEAVIEST - np.int64(bits_of_float(weights[members[i]]))) << 32) | np.int64(
+                members[i]
+            )
+        keys.sort()
+        for key in keys:
+            order[count] = np.int32(key & 0xFFFFFFFF)
             reached += np.float64(weights[order[count]])
             count += 1
     return count
