@@ -1,7 +1,7 @@
 """A server process with a scripted runner, for tests of signals and exit codes.
 
-Usage: python -m tests.server.scripted_process ARTIFACT HOW. HOW is `free`, or `held`: then every line on
-standard input lets one step end, and the line `fail` breaks the engine.
+Usage: python -m tests.server.scripted_process ARTIFACT HOW. HOW is `free`; `held`: every line on
+standard input lets one step end, and the line `fail` breaks the engine; or `loading`: it never ends loading.
 """
 
 import sys
@@ -12,6 +12,8 @@ from tests.server.live import settings
 from tests.server.scripted_runner import ScriptedRunner
 
 from cadenza.server import app, logs
+from cadenza.server.config import Settings
+from cadenza.server.repository import Artifact
 
 
 def main() -> None:
@@ -20,10 +22,14 @@ def main() -> None:
     if how == "held":
         runner.hold()
         threading.Thread(target=_obey, args=(runner,), daemon=True).start()
+
+    def load_runner(_artifact: Artifact, _settings: Settings) -> ScriptedRunner:
+        if how == "loading":
+            threading.Event().wait()
+        return runner
+
     logs.configure("json", "info")
-    sys.exit(
-        app.run(settings(model=(f"tiny={artifact}",), drain_seconds=15), lambda _artifact, _settings: runner)
-    )
+    sys.exit(app.run(settings(model=(f"tiny={artifact}",), drain_seconds=15), load_runner))
 
 
 def _obey(runner: ScriptedRunner) -> None:

@@ -33,7 +33,7 @@ class Process:
         )
         self.log: list[dict[str, Any]] = []
         self.port = self.until("listening")["grpc_port"]
-        self.until("ready")
+        self.until("tokenizer_loaded" if how == "loading" else "ready")
 
     def until(self, event: str) -> dict[str, Any]:
         """Reads the log up to an event."""
@@ -76,6 +76,12 @@ def test_signal_lets_a_running_stream_finish_and_exits_0(artifact: Path, number:
         process.say("step")
         assert text + "".join(message.choices[0].text for message in call) == "bcd"
         assert process.until("stopped")["exit_code"] == 0
+        assert process.exit_code() == 0
+
+
+def test_signal_before_the_model_is_loaded_ends_the_process_with_0(artifact: Path) -> None:
+    with _process(artifact, "loading") as (process, _):
+        process.popen.send_signal(signal.SIGTERM)
         assert process.exit_code() == 0
 
 

@@ -2,6 +2,8 @@
 
 import sys
 
+import prometheus_client
+
 from cadenza.server import app, logs
 from cadenza.server.config import Settings
 
@@ -10,6 +12,7 @@ def main() -> None:
     """Reads the settings, serves, and exits with the code that says how it ended."""
     settings = Settings.from_command_line(sys.argv[1:])
     logs.configure(settings.log_format, settings.log_level)
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     sys.exit(app.run(settings))
 
 

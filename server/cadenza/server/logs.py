@@ -42,4 +42,6 @@ def configure(log_format: Literal["json", "human"], level: str) -> None:
 def _renderers(log_format: Literal["json", "human"]) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # Not rich's traceback: it prints local variables, and prompts are among them.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
