@@ -67,6 +67,8 @@ def serve(models: dict[str, Path], *flags: str, timeout: float = 120.0) -> Itera
         if process.poll() is None:
             server.terminate()
         reader.join()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def _read_log(server: ServerProcess, start: float, changed: threading.Event) -> None:
