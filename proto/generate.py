@@ -44,7 +44,9 @@ def main() -> int:
         fresh = generate(Path(scratch))
         committed = sorted(path.relative_to(ROOT) for path in (ROOT / PACKAGE).glob("*_pb2*"))
         stale = sorted(set(committed) ^ set(fresh))
-        stale += [p for p in set(fresh) & set(committed) if not filecmp.cmp(Path(scratch) / p, ROOT / p, False)]
+        stale += [
+            p for p in set(fresh) & set(committed) if not filecmp.cmp(Path(scratch) / p, ROOT / p, False)
+        ]
     for path in stale:
         print(f"proto/{path} is not what the .proto files generate: run `make proto`", file=sys.stderr)
     return 1 if stale else 0
