@@ -6,7 +6,11 @@ memory of ours and can be called from compiled code. Names and layouts: litert/c
 
 import ctypes
 import json
-from collections.abc import Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ai_edge_litert
@@ -23,6 +27,8 @@ _OPTION_ACCELERATORS = 24
 _OPTION_MIN_LOG_SEVERITY = 25
 _LOG_ERROR = 2
 _MAX_RANK = 8
+_STDERR = 2
+_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
 
 class LiteRTError(Exception):
@@ -78,7 +84,8 @@ class LiteRT:
         self._call("LiteRtCreateModelFromFile", self._environment, str(path).encode(), ctypes.byref(model))
         options = self._cpu_options(threads, weight_cache)
         compiled = ctypes.c_void_p()
-        self._call("LiteRtCreateCompiledModel", self._environment, model, options, ctypes.byref(compiled))
+        with _without_noise():
+            self._call("LiteRtCreateCompiledModel", self._environment, model, options, ctypes.byref(compiled))
         self._lib.LiteRtDestroyOptions(options)
         inputs, outputs = self._names(model, "Input"), self._names(model, "Output")
         return Program(self, model, compiled, inputs, outputs)
@@ -168,6 +175,27 @@ class Program:
     def close(self) -> None:
         """Destroys it."""
         self._litert.destroy(self._model, self._compiled)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keeps LiteRT's greeting out of the process's stderr; whatever else is written there meanwhile passes.
+
+    The line comes from C++, below the log level that the environment is given, once in a process.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught:
+        stderr = os.dup(_STDERR)
+        os.dup2(caught.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if line != _GREETING:
+                    os.write(_STDERR, line)
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:
