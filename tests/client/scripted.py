@@ -3,7 +3,6 @@
 The test sets attributes of `ScriptedServer`; the server records what it received and when it was cancelled.
 """
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,15 +47,6 @@ def piece(text: str, *token_ids: int, index: int = 0, end: int = pb.FINISH_REASO
 
 
 PARIS = (piece("The capital", 5, 6), piece(" is Paris.", 7, 2, end=pb.FINISH_REASON_STOP))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Status(grpc.Status):
-    """What abort_with_status wants to be given."""
-
-    code: grpc.StatusCode
-    details: str
-    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 class ScriptedServer(pb_grpc.CompletionServiceServicer):
@@ -172,10 +162,10 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
     def _fail(self, context: grpc.ServicerContext) -> None:
         if self.failure is None:
             return
-        status = rpc_status.to_status(self.failure)
-        # In trailing metadata too: grpc.aio may see a stream's status before its initial metadata.
-        trailing = (*status.trailing_metadata, ("x-request-id", REQUEST_ID))
-        context.abort_with_status(_Status(status.code, status.details, trailing))
+        failure = status_pb2.Status()
+        failure.CopyFrom(self.failure)
+        failure.details.add().Pack(error_details_pb2.RequestInfo(request_id=REQUEST_ID))
+        context.abort_with_status(rpc_status.to_status(failure))
 
     def _wait_for_end(self, context: grpc.ServicerContext) -> None:
         ended = threading.Event()

@@ -66,6 +66,7 @@ class _Details:
     """The parts of google.rpc.Status.details that the SDK reads."""
 
     reason: str = ""
+    request_id: str = ""
     retry_after: float | None = None
     field_violations: tuple[FieldViolation, ...] = ()
 
@@ -88,7 +89,7 @@ def error_from_rpc(error: grpc.RpcError, call: PreparedCall[Any]) -> CadenzaErro
         message,
         code=code,
         reason=reason,
-        request_id=_request_id(metadata) or call.request_id,
+        request_id=details.request_id or _request_id(metadata) or call.request_id,
         retry_after=details.retry_after,
         field_violations=details.field_violations,
     )
@@ -121,10 +122,12 @@ def _details(metadata: _Metadata) -> _Details:
 
 
 def _read_detail(detail: Any, details: _Details) -> None:
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    bad_request = error_details_pb2.BadRequest()
+    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo()
+    retry, bad_request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
     if detail.Unpack(info):
         details.reason = info.reason
+    elif detail.Unpack(request):
+        details.request_id = request.request_id
     elif detail.Unpack(retry):
         details.retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos * 1e-9
     elif detail.Unpack(bad_request):

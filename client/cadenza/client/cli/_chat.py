@@ -12,6 +12,7 @@ from cadenza.client._async_client import AsyncClient
 from cadenza.client._options import CompletionOptions
 from cadenza.client._prompt import Message
 from cadenza.client.cli._commands import connect, sampling_options
+from cadenza.client.cli._run import run, run_on
 from cadenza.client.cli._terminal import DIM, read_stdin, report, styled, write_pieces
 from cadenza.client.errors import CadenzaError
 
@@ -24,7 +25,7 @@ def chat(args: argparse.Namespace) -> int:
             _converse(runner, args, history)
     else:
         question = read_stdin() if args.question in (None, "-") else args.question
-        asyncio.run(_ask_once(args, [*history, Message("user", question)]))
+        run(_ask_once(args, [*history, Message("user", question)]))
     return 0
 
 
@@ -67,7 +68,7 @@ def _answer(
     """Shows the answer as it comes and gives what was shown, be it cut short by Ctrl-C or an error."""
     shown: list[str] = []
     try:
-        runner.run(_show(client, messages, options, shown))
+        run_on(runner, _show(client, messages, options, shown))
         print()
     except KeyboardInterrupt:
         print(styled(" [cancelled]", DIM, sys.stdout))

@@ -1,11 +1,6 @@
-"""The commands that ask once and print: complete, models, health and tokens.
-
-All commands run on asyncio, which turns Ctrl-C into a cancelled call; a KeyboardInterrupt that strikes
-inside gRPC's synchronous waiting can leave its locks in disorder.
-"""
+"""The commands that ask once and print: complete, models, health and tokens."""
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import sys
@@ -15,6 +10,7 @@ from typing import Any, Final, cast
 from cadenza.client._async_client import AsyncClient
 from cadenza.client._options import CompletionOptions
 from cadenza.client._results import Model, ServingStatus, TokenCount
+from cadenza.client.cli._run import run
 from cadenza.client.cli._terminal import BOLD, read_stdin, styled, write_pieces
 
 SAMPLING: Final = (
@@ -43,7 +39,7 @@ def sampling_options(args: argparse.Namespace) -> CompletionOptions:
 def complete(args: argparse.Namespace) -> int:
     """Completes a prompt: streamed, at once, or as JSON."""
     prompt = read_stdin() if args.prompt == "-" else args.prompt
-    asyncio.run(_complete(args, prompt))
+    run(_complete(args, prompt))
     return 0
 
 
@@ -66,7 +62,7 @@ def models(args: argparse.Namespace) -> int:
         async with connect(args) as client:
             return await client.models()
 
-    found = asyncio.run(ask())
+    found = run(ask())
     if args.json:
         _print_json(found)
     else:
@@ -84,7 +80,7 @@ def health(args: argparse.Namespace) -> int:
         async with connect(args) as client:
             return await client.health()
 
-    status = asyncio.run(ask())
+    status = run(ask())
     print(status)
     return 0 if status is ServingStatus.SERVING else 1
 
@@ -97,7 +93,7 @@ def tokens(args: argparse.Namespace) -> int:
         async with connect(args) as client:
             return await client.count_tokens(text)
 
-    count = asyncio.run(ask())
+    count = run(ask())
     if args.json:
         _print_json(count)
     else:

@@ -25,6 +25,14 @@ Failures are one line on stderr: `cadenza: REASON: message`.
 """
 
 
+class _ShowVersion(argparse.Action):
+    """Looks the version up when it is asked for: reading package metadata costs every start otherwise."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"cadenza {importlib.metadata.version('cadenza')}")
+        parser.exit()
+
+
 def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the whole command; `environment` gives defaults. Parsed arguments have `run`."""
     parser = argparse.ArgumentParser(
@@ -33,8 +41,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = importlib.metadata.version("cadenza")
-    parser.add_argument("--version", action="version", version=f"cadenza {version}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     _add_connection(parser)
     parser.set_defaults(
         target=environment.get("CADENZA_TARGET") or DEFAULT_TARGET,
