@@ -30,9 +30,14 @@ def after_attention(
 ) -> tf.Tensor:
     """The layer's second part: output projection, residual, norm, SwiGLU (arXiv:2002.05202), residual."""
     hidden = hidden + linear(layer.attention_output, attention)
+    return hidden + linear(layer.down, mlp_inner(config, layer, hidden))
+
+
+def mlp_inner(config: DecoderConfig, layer: LayerWeights[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
+    """Hidden states after attention -> SwiGLU's product, the input of down: [R, intermediate_size]."""
     normed = rms_norm(config, layer.mlp_norm, hidden)
     gate = linear(layer.gate, normed)
-    return hidden + linear(layer.down, gate * tf.sigmoid(gate) * linear(layer.up, normed))
+    return gate * tf.sigmoid(gate) * linear(layer.up, normed)
 
 
 def rotate(config: DecoderConfig, heads: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from cadenza.export import artifact
+from cadenza.export.calibration import calibration_tokens
 from cadenza.export.errors import SourceError
 from cadenza.export.families import blueprint as read_blueprint
 from cadenza.export.manifest import manifest_json
@@ -61,7 +62,10 @@ def export(
 
         extra = folder / artifact.EXTRA
         (extra / "cpu").mkdir(parents=True)
-        cpu = write_weights(opened.blueprint, opened.source, folder, extra / "cpu", precision, progress)
+        tokens = calibration_tokens(opened.tokenizer.tokenizer_json, opened.blueprint.config.max_context)
+        cpu = write_weights(
+            opened.blueprint, opened.source, folder, extra / "cpu", precision, progress, tokens
+        )
         (extra / "tokenizer.json").write_text(opened.tokenizer.tokenizer_json, encoding="utf-8")
         if opened.tokenizer.chat_template is not None:
             (extra / "chat_template.jinja").write_text(opened.tokenizer.chat_template, encoding="utf-8")
