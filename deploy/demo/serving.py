@@ -36,6 +36,12 @@ class ServerProcess:
         """What clients connect to."""
         return f"localhost:{self.grpc_port}"
 
+    def peak_bytes(self) -> int:
+        """The most memory that was resident, from Linux's accounting (VmHWM)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+
     def terminate(self, timeout: float = 60.0) -> int:
         """Sends SIGTERM and waits; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)

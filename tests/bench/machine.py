@@ -1,6 +1,7 @@
 """What the machine can do: the ceiling that speeds are held against."""
 
 import platform
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -23,11 +24,11 @@ def _sum(values: NDArray[np.float32]) -> np.float32:
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read from memory together: the best pass over 512 MiB."""
+    """Bytes per second that `threads` threads read together: the median of some passes over 512 MiB."""
     values = np.ones(_BYTES // 4, np.float32)
     parts = np.array_split(values, threads)
     _sum(parts[0][:16])
-    return max(_BYTES / _seconds(lambda: _in_threads(parts)) for _ in range(_REPEATS))
+    return statistics.median(_BYTES / _seconds(lambda: _in_threads(parts)) for _ in range(_REPEATS))
 
 
 def _in_threads(parts: list[NDArray[np.float32]]) -> None:

@@ -36,7 +36,8 @@ def test_cache_lies_where_the_desktop_convention_says(
     "arguments",
     [
         ["--models", "m", "--model", "a=b"],
-        ["--models", "m", "--kv-cache-gib", "0"],
+        ["--models", "m", "--kv-cache-gib", "-1"],
+        ["--models", "m", "--max-step-tokens", "64", "--max-sequences", "64"],
         ["--models", "m", "--log-format", "xml"],
         ["--models", "m", "--nosuch", "1"],
     ],

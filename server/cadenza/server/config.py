@@ -41,16 +41,22 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
     )
-    kv_cache_gib: float = Field(0.5, gt=0, le=4096, description="memory for the KV cache of each model, GiB")
+    kv_cache_gib: float = Field(
+        0.0,
+        ge=0,
+        le=4096,
+        description="memory for the KV cache of each model, GiB; 0 takes a quarter, or more where one whole "
+        "context needs it",
+    )
     max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
-    max_step_tokens: int = Field(512, ge=1, le=65536, description="most tokens in one engine step")
+    max_step_tokens: int = Field(256, ge=2, le=65536, description="most tokens in one engine step")
     max_queue_requests: int = Field(
         256, ge=1, description="most requests that wait, per model; more are refused"
     )
     max_queue_prompt_tokens: int = Field(131072, ge=1, description="most prompt tokens that wait, per model")
     max_message_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="largest gRPC request, bytes")
     drain_seconds: float = Field(30.0, ge=0, le=86400, description="time to finish requests after SIGTERM")
-    lanes: int = Field(0, ge=0, le=256, description="parallel halves of a CPU step; 0 chooses")
+    lanes: int = Field(0, ge=0, le=256, description="threads that share a CPU step; 0 is one per core")
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
     )
@@ -74,6 +80,15 @@ class Settings(BaseSettings):
     def _some_model(self) -> Self:
         if (self.models is None) == (not self.model):
             raise ValueError("give either --models DIR or --model NAME=PATH (repeatable), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_prompts(self) -> Self:
+        if self.max_step_tokens <= self.max_sequences:
+            raise ValueError(
+                f"--max-step-tokens {self.max_step_tokens}, --max-sequences {self.max_sequences}: a step "
+                "must hold more tokens than sequences: prompts go on while all of them generate"
+            )
         return self
 
     @classmethod

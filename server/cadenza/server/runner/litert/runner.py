@@ -37,6 +37,7 @@ from cadenza.v1.manifest_pb2 import PRECISION_FLOAT32, ModelManifest
 
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
+_LEAST_KV_BYTES = 256 << 20
 _ROW_COST_PER_POSITION = 1 / 1024
 """What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
 _ROWS_WORTH_A_LANE = 2
@@ -51,8 +52,9 @@ class LiteRTOptions:
     """Where packed weights are kept between starts."""
     lanes: int = 0
     """Threads that compute; 0 is one for each core of this process."""
-    kv_cache_bytes: int = 512 << 20
-    max_step_tokens: int = 512
+    kv_cache_bytes: int = 0
+    """0 is 256 MiB, or what one whole context needs, but then at most a quarter of the machine's memory."""
+    max_step_tokens: int = 256
     max_sequences: int = 64
 
 
@@ -253,11 +255,9 @@ def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions
     per_block = (
         2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * np.dtype(dtype).itemsize
     )
-    num_blocks = options.kv_cache_bytes // per_block
+    num_blocks = (options.kv_cache_bytes or _default_kv_bytes(shape.max_context, per_block)) // per_block
     if num_blocks < 1:
-        raise ValueError(
-            f"kv_cache_bytes is {options.kv_cache_bytes}; one KV block of this model is {per_block}"
-        )
+        raise ValueError(f"the KV cache may have {options.kv_cache_bytes} bytes; one block takes {per_block}")
     angles = np.outer(
         np.arange(min(shape.max_context, num_blocks * BLOCK_SIZE), dtype=np.float32),
         np.array(shape.rotary.inverse_frequencies, np.float32),
@@ -271,6 +271,13 @@ def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions
         values=aligned((*pool, BLOCK_SIZE, shape.head_dim), dtype),
         scale=np.float32(shape.attention_scale),
     )
+
+
+def _default_kv_bytes(max_context: int, per_block: int) -> int:
+    """Bytes of a pool that holds one whole context, within a quarter of the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    context = -(-max_context // BLOCK_SIZE) * per_block
+    return max(_LEAST_KV_BYTES, min(context, memory // 4))
 
 
 def _weight_cache_dir(cache_dir: Path, cpu_dir: Path) -> Path:
