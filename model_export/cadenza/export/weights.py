@@ -5,6 +5,7 @@ memory stays near one float32 copy of the model and what one conversion takes.
 """
 
 import functools
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,6 +127,7 @@ class _Writer:
     def _convert(self, segment: cpu_program.Segment) -> str:
         file = f"{segment.name}.tflite"
         (self._folder / file).write_bytes(segment.convert(int8=self._int8))
+        gc.collect()  # a converted function is a cycle that holds its weights
         return file
 
 
