@@ -206,7 +206,7 @@ class CpuProgram(_message.Message):
     """The decoder cut at attention, as LiteRT flatbuffers with a dynamic row count R. Paths are relative to
     assets.extra/cpu/. All tensors are float32; names are those of the flatbuffer's one signature.
 
-      segments[0]          in  hidden   [R, hidden_size]            rows of the embedding table
+      segments[0]          in  hidden   [R, hidden_size]            rows of the file `embedding`
                            out qkv      [R, (heads + 2 kv_heads) * head_dim]   q, k, v side by side, before RoPE
       segments[l], l < L   in  hidden   [R, hidden_size]            and attention [R, heads * head_dim]
                            out hidden   [R, hidden_size]            and qkv, for layer l
@@ -225,7 +225,9 @@ class CpuProgram(_message.Message):
     precision: Global___Precision.ValueType
     head: _builtins.str
     embedding: _builtins.str
-    """NumPy file, [vocabulary_size, hidden_size] float32."""
+    """NumPy file, [vocabulary_size, hidden_size] float32. Belongs to these segments: hidden states may be
+    expressed in another basis than the SavedModel's.
+    """
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         "context needs it",
     )
     max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
-    max_step_tokens: int = Field(256, ge=2, le=65536, description="most tokens in one engine step")
+    max_step_tokens: int = Field(128, ge=2, le=65536, description="most tokens in one engine step")
     max_queue_requests: int = Field(
         256, ge=1, description="most requests that wait, per model; more are refused"
     )

@@ -54,7 +54,7 @@ class LiteRTOptions:
     """Threads that compute; 0 is one for each core of this process."""
     kv_cache_bytes: int = 0
     """0 is 256 MiB, or what one whole context needs, but then at most a quarter of the machine's memory."""
-    max_step_tokens: int = 256
+    max_step_tokens: int = 128
     max_sequences: int = 64
 
 
