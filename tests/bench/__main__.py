@@ -144,8 +144,8 @@ def speed_table(results: Results, precision: str) -> Table:
 
 
 def shares_table(results: Results) -> Table:
-    """Where a lane's time goes."""
-    table = Table(title="share of the run, mean of the lanes, %")
+    """Where the busiest lane's time goes."""
+    table = Table(title="share of the run, busiest lane, %")
     for column in ("concurrent", "linear layers", "attention", "sampling", "Python and waiting"):
         table.add_column(column, justify="right")
     for count, run in results.in_process.items():

@@ -19,7 +19,7 @@ from cadenza.v1.manifest_pb2 import ModelManifest
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """Parts of the time of a run, averaged over the lanes that worked; they add up to 1."""
+    """Parts of the time of a run, as the busiest lane spent it; they add up to 1."""
 
     linear: float
     """LiteRT segments and the head."""
@@ -62,8 +62,8 @@ class BenchEngine:
             finished += [event for event in self._reports.get().events if isinstance(event, Finished)]
         seconds = time.perf_counter() - begin
         spent = self.runner.lane_seconds - lanes_before
-        busy = spent[spent.sum(axis=1) > 0]
-        linear, attention, head, sampling = (busy.mean(axis=0) / seconds).tolist()
+        busiest = spent[spent.sum(axis=1).argmax()]
+        linear, attention, head, sampling = (busiest / seconds).tolist()
         parts = (linear + head, attention, sampling)
         timing = min((event.timing for event in finished), key=lambda timing: timing.first_token)
         return Run(
