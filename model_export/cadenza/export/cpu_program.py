@@ -38,6 +38,8 @@ class Segment:
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [module.run.get_concrete_function()], module
         )
+        # Weights lie behind the flatbuffer instead of in it: spares several copies of them while converting.
+        converter._experimental_use_buffer_offset = True  # noqa: SLF001
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         return bytes(converter.convert())
