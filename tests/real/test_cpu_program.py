@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.data import artifact_tokenizer
 from tests.real.checks import GreedyCase, Reference, greedy_differences, mean_nll
 from tests.real.cpu_program import load_runner
@@ -12,6 +13,7 @@ from tests.real.cpu_program import load_runner
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
 from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.litert.lane_kernel import SAMPLE_BEGIN, SAMPLE_END
 
 pytestmark = pytest.mark.real_model
 
@@ -118,19 +120,43 @@ def test_tokens_are_the_same_alone_and_in_a_batch(
     assert together == alone
 
 
-def test_logits_are_equal_bit_for_bit_whatever_the_lanes_and_chunks(
+def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
+    """[S, V] The logits of a step's slices, each of which wants a token, as the lanes left them."""
+    runner.step(batch)
+    rows: list[NDArray[np.float32]] = []
+    for lane in runner._lanes:
+        count = int(lane.memory.control[SAMPLE_END] - lane.memory.control[SAMPLE_BEGIN])
+        rows += [lane.memory.logits[index].copy() for index in range(count)]
+        if len(rows) == len(batch.slices):
+            break
+    return np.stack(rows)
+
+
+def test_logits_are_equal_bit_for_bit_alone_in_a_batch_and_on_any_number_of_lanes(
     real_int8: Path, int8: LiteRTRunner, reference: Reference
 ) -> None:
-    prompt = some_prompts(reference.greedy, 4)[3]
-    expected = generate(int8, [prompt], 6, chunk=1)
+    prompts = [prompt[:15] for prompt in some_prompts(reference.greedy, 9) if len(prompt) >= 15][:8]
+    slices = [
+        SequenceSlice(prompt, 0, range(8 * index, 8 * index + 8), GREEDY)
+        for index, prompt in enumerate(prompts)
+    ]
+    together = step_logits(int8, StepBatch(slices))
     one_lane = load_runner(real_int8, lanes=1)
     try:
-        assert np.array_equal(one_lane.logits(prompt), int8.logits(prompt))
-        for chunk in (1, 7, 64, 128):
-            assert generate(int8, [prompt], 6, chunk=chunk) == expected
-            assert generate(one_lane, [prompt], 6, chunk=chunk) == expected
+        for part, expected in zip(slices, together, strict=True):
+            # 15 rows of one sequence: on two lanes they are cut in the middle of it.
+            assert np.array_equal(step_logits(int8, StepBatch([part]))[0], expected)
+            assert np.array_equal(step_logits(one_lane, StepBatch([part]))[0], expected)
+            assert np.array_equal(one_lane.logits(part.token_ids)[-1], expected)
     finally:
         one_lane.close()
+
+
+def test_tokens_are_the_same_whatever_the_chunks(int8: LiteRTRunner, reference: Reference) -> None:
+    prompt = some_prompts(reference.greedy, 4)[3]
+    expected = generate(int8, [prompt], 6, chunk=1)
+    for chunk in (7, 64, 128):
+        assert generate(int8, [prompt], 6, chunk=chunk) == expected
 
 
 def test_where_blocks_lie_does_not_matter(int8: LiteRTRunner, reference: Reference) -> None:
