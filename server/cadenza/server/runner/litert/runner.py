@@ -127,15 +127,17 @@ class LiteRTRunner:
     def warm_up(self) -> None:
         """Compiles or loads the kernels and touches the weights; block 0 is scribbled on."""
         one = SequenceSlice(token_ids=[0], start=0, block_table=[0], sampling=GREEDY)
-        for size in (1, 2 * _ROWS_WORTH_A_LANE * len(self._lanes)):
-            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * min(size, BLOCK_SIZE))]))
+        most = min(BLOCK_SIZE, self._limits.max_step_tokens)
+        for size in (1, min(most, _ROWS_WORTH_A_LANE * len(self._lanes))):
+            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * size)]))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """[T, V] The logits after each token of one sequence, computed over blocks 0, 1, ...: for checks."""
         table = range(-(-len(token_ids) // BLOCK_SIZE))
         rows = []
-        for begin in range(0, len(token_ids), HEAD_ROWS):
-            part = enumerate(token_ids[begin : begin + HEAD_ROWS], begin)
+        size = min(HEAD_ROWS, self._limits.max_sequences, self._limits.max_step_tokens)
+        for begin in range(0, len(token_ids), size):
+            part = enumerate(token_ids[begin : begin + size], begin)
             slices = [SequenceSlice([token_id], position, table, GREEDY) for position, token_id in part]
             self._execute(StepBatch(slices), max_lanes=1)
             rows.append(self._lanes[0].memory.logits[: len(slices)].copy())
