@@ -40,11 +40,11 @@ def folder(path: Path, *, config: dict[str, Any] | None = None, weights: tiny.We
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("architectures", ["Qwen2ForCausalLM"]),
+        ("architectures", ["MambaForCausalLM"]),
         ("architectures", None),
         ("hidden_act", "gelu"),
-        ("attention_bias", True),
-        ("mlp_bias", True),
+        ("attention_bias", "yes"),
+        ("mlp_bias", 1),
         ("sliding_window", 64),
         ("quantization_config", {"bits": 4}),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
@@ -72,7 +72,7 @@ def test_setting_of_a_folder_is_refused_by_name(
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("general.architecture", "qwen2"),
+        ("general.architecture", "mamba"),
         ("llama.attention.clamp_kqv", 8.0),
         ("llama.expert_count", 8),
         ("llama.rope.scaling.type", "yarn"),

@@ -12,7 +12,7 @@ from tests.export.tiny import Array, Tiny, Weights
 from cadenza.export import decoder
 from cadenza.export.calibration import calibration_tokens
 from cadenza.export.exporter import export, open_source
-from cadenza.export.model import DecoderConfig, DecoderWeights, FloatArray, Parts, Precision
+from cadenza.export.model import Affine, DecoderConfig, DecoderWeights, FloatArray, Parts, Precision
 from cadenza.export.smoothing import Smoother, down_scale, orthogonal
 
 IDS = np.random.default_rng(11).integers(0, 300, size=[2, 24])
@@ -27,21 +27,20 @@ def load(path: Path) -> tuple[DecoderConfig, DecoderWeights[FloatArray]]:
     def read(_name: str, parts: Parts) -> FloatArray:
         return blueprint.load(parts, opened.source)
 
-    layers = tuple(layer.map(read) for layer in stored.layers)
-    embedding = read("embedding", stored.embedding)
-    head = embedding if stored.tied else read("head", stored.head)
-    return blueprint.config, DecoderWeights(embedding, layers, read("final_norm", stored.final_norm), head)
+    return blueprint.config, stored.map(read)
 
 
 def smoothed(
     config: DecoderConfig, weights: DecoderWeights[FloatArray], tokens: list[list[int]]
-) -> DecoderWeights[FloatArray]:
-    smoother = Smoother(config, weights.embedding, tokens)
-    return DecoderWeights(
-        smoother.embedding(weights.embedding),
-        tuple(smoother.layer(layer) for layer in weights.layers),
-        smoother.no_gain(),
-        smoother.head(weights.final_norm, weights.head),
+) -> tuple[DecoderConfig, DecoderWeights[FloatArray]]:
+    smoother = Smoother(config, weights.embedding, weights.positions, tokens)
+    final_norm, head = smoother.final_norm_and_head(weights.final_norm, weights.head)
+    return smoother.config, DecoderWeights(
+        embedding=smoother.table(weights.embedding),
+        positions=None if weights.positions is None else smoother.table(weights.positions),
+        layers=tuple(smoother.layer(layer) for layer in weights.layers),
+        final_norm=final_norm,
+        head=head,
     )
 
 
@@ -88,7 +87,7 @@ def test_smoothed_weights_compute_the_same_logits(
     source = tiny.write_hugging_face(tmp_path / "source", sizes, with_outliers(sizes))
     config, weights = load(source)
     expected = logits(config, weights)
-    found = logits(config, smoothed(config, weights, tokens))
+    found = logits(*smoothed(config, weights, tokens))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -115,19 +114,21 @@ def test_smoothing_is_deterministic_and_scales_down(tmp_path: Path) -> None:
     sizes = Tiny()
     source = tiny.write_hugging_face(tmp_path / "source", sizes, with_outliers(sizes))
     config, weights = load(source)
-    first, second = (smoothed(config, weights, CALIBRATION) for _ in range(2))
+    first, second = (smoothed(config, weights, CALIBRATION)[1] for _ in range(2))
     for one, other in zip(first.leaves(), second.leaves(), strict=True):
         np.testing.assert_array_equal(one, other)
-    rotated = smoothed(config, weights, [])
-    assert not np.allclose(rotated.layers[0].down, first.layers[0].down)
+    _, rotated = smoothed(config, weights, [])
+    assert not np.allclose(rotated.layers[0].down.weight, first.layers[0].down.weight)
 
 
 def test_a_channel_that_is_always_zero_stays_finite(tmp_path: Path) -> None:
     sizes = Tiny()
     source = tiny.write_hugging_face(tmp_path / "source", sizes, tiny.random_weights(sizes))
     config, weights = load(source)
-    layers = tuple(dataclasses.replace(layer, up=np.zeros_like(layer.up)) for layer in weights.layers)
-    result = smoothed(config, dataclasses.replace(weights, layers=layers), CALIBRATION)
+    layers = tuple(
+        dataclasses.replace(layer, up=Affine(np.zeros_like(layer.up.weight))) for layer in weights.layers
+    )
+    _, result = smoothed(config, dataclasses.replace(weights, layers=layers), CALIBRATION)
     assert all(np.isfinite(weight).all() for weight in result.leaves())
 
 

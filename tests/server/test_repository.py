@@ -75,8 +75,8 @@ def test_folder_without_checksums_is_refused(tmp_path: Path) -> None:
 
 def test_manifest_of_another_contract_or_shape_is_refused(artifact: Path) -> None:
     shutil.rmtree(artifact)
-    write_artifact(artifact, {**MANIFEST, "contract_version": 2})
-    with pytest.raises(ArtifactError, match="contract_version 2"):
+    write_artifact(artifact, {**MANIFEST, "contract_version": 1})
+    with pytest.raises(ArtifactError, match="contract_version 1"):
         _load(artifact)
     (artifact / "assets.extra" / "manifest.json").write_text(json.dumps({**MANIFEST, "surprise": 1}))
     write_sums(artifact)

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="cadenza-export", description="Export a Llama-family model as an artifact that Cadenza serves."
+        prog="cadenza-export", description="Export a GPT-style decoder as an artifact that Cadenza serves."
     )
     parser.add_argument(
         "source", type=Path, metavar="SOURCE", help="a GGUF file or a Hugging Face model folder"
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision",
-        choices=["int8", "float32"],
+        choices=["int8", "float32", "bfloat16"],
         default="int8",
         help="number format of the CPU program (int8)",
     )

@@ -4,12 +4,12 @@ Every matmul becomes a FULLY_CONNECTED with constant weights, which XNNPACK take
 one scale per output row and the activations are quantised as they come. One segment is converted at a time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
 from cadenza.export import decoder
-from cadenza.export.model import DecoderConfig, LayerWeights
+from cadenza.export.model import Affine, DecoderConfig, LayerWeights
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -22,7 +22,7 @@ class Segment:
         name: str,
         inputs: Mapping[str, int],
         compute: Callable[..., Tensors],
-        variables: Sequence[tf.Variable],
+        variables: Iterable[tf.Variable],
     ) -> None:
         self.name = name
         self._inputs = inputs
@@ -45,10 +45,13 @@ class Segment:
         return bytes(converter.convert())
 
 
-def head_segment(head: tf.Variable) -> Segment:
-    """Hidden states after the final norm -> logits; head is [V, hidden_size]."""
+def head_segment(head: Affine[tf.Variable]) -> Segment:
+    """Hidden states after the final norm -> logits."""
     return Segment(
-        "head", {"hidden": head.shape[1]}, lambda hidden: {"logits": decoder.linear(head, hidden)}, [head]
+        "head",
+        {"hidden": head.weight.shape[1]},
+        lambda hidden: {"logits": decoder.linear(head, hidden)},
+        head.leaves(),
     )
 
 
@@ -58,7 +61,7 @@ def first_segment(config: DecoderConfig, layer: LayerWeights[tf.Variable]) -> Se
         segment_name(0),
         {"hidden": config.hidden_size},
         lambda hidden: {"qkv": decoder.attention_input(config, layer, hidden)},
-        [layer.attention_norm, layer.qkv],
+        layer.leaves(),
     )
 
 
@@ -71,20 +74,20 @@ def middle_segment(
         hidden = decoder.after_attention(config, before, hidden, attention)
         return {"hidden": hidden, "qkv": decoder.attention_input(config, layer, hidden)}
 
-    variables = [*_after_attention_variables(before), layer.attention_norm, layer.qkv]
+    variables = [*before.leaves(), *layer.leaves()]
     return Segment(segment_name(index), _after_attention_inputs(config), compute, variables)
 
 
 def last_segment(
-    config: DecoderConfig, before: LayerWeights[tf.Variable], final_norm: tf.Variable
+    config: DecoderConfig, before: LayerWeights[tf.Variable], final_norm: Affine[tf.Variable]
 ) -> Segment:
     """What follows the attention of the last layer, up to the final norm."""
 
     def compute(hidden: tf.Tensor, attention: tf.Tensor) -> Tensors:
         hidden = decoder.after_attention(config, before, hidden, attention)
-        return {"hidden": decoder.rms_norm(config, final_norm, hidden)}
+        return {"hidden": decoder.norm(config, final_norm, hidden)}
 
-    variables = [*_after_attention_variables(before), final_norm]
+    variables = [*before.leaves(), *final_norm.leaves()]
     return Segment(segment_name(config.num_layers), _after_attention_inputs(config), compute, variables)
 
 
@@ -95,7 +98,3 @@ def segment_name(index: int) -> str:
 
 def _after_attention_inputs(config: DecoderConfig) -> Mapping[str, int]:
     return {"hidden": config.hidden_size, "attention": config.query_size}
-
-
-def _after_attention_variables(layer: LayerWeights[tf.Variable]) -> list[tf.Variable]:
-    return [layer.attention_output, layer.mlp_norm, layer.gate, layer.up, layer.down]

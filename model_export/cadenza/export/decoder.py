@@ -1,54 +1,150 @@
 """The decoder in TensorFlow, defined once: pure functions on rows of hidden states.
 
-The SavedModel's `logits` and the CPU program's segments are both composed of these, cut at attention.
+The SavedModel's signatures and the CPU program's segments are all composed of these, cut at attention.
 Rows are the tokens of all sequences, one below the other: [R, ...]. Only attention knows of sequences.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
-from cadenza.export.model import DecoderConfig, DecoderWeights, LayerWeights
+from cadenza.export.model import Activation, Affine, DecoderConfig, DecoderWeights, LayerWeights, Norm
+
+Layer = LayerWeights[tf.Tensor]
+Weights = DecoderWeights[tf.Tensor]
 
 
-def rms_norm(config: DecoderConfig, gain: tf.Tensor, hidden: tf.Tensor) -> tf.Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * gain over the last axis (arXiv:1910.07467)."""
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+    """What attention keeps of the tokens before: keys, rotated, and values, [B, kv_heads, S, head_dim]."""
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+
+Cache = tuple[LayerCache, ...]
+"""One LayerCache a layer."""
+
+
+def norm(config: DecoderConfig, weights: Affine[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
+    """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450) over the last axis."""
+    if config.norm is Norm.LAYER:
+        hidden = hidden - tf.reduce_mean(hidden, axis=-1, keepdims=True)
+    return rms_norm(config, weights, hidden)
+
+
+def rms_norm(config: DecoderConfig, weights: Affine[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * gain (+ bias) over the last axis."""
     mean_square = tf.reduce_mean(tf.square(hidden), axis=-1, keepdims=True)
-    return hidden * tf.math.rsqrt(mean_square + config.norm_epsilon) * gain
+    normed = hidden * tf.math.rsqrt(mean_square + config.norm_epsilon) * weights.weight
+    return normed if weights.bias is None else normed + weights.bias
 
 
-def linear(weight: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """[R, inputs] by weight [outputs, inputs] -> [R, outputs]."""
-    return tf.matmul(rows, weight, transpose_b=True)
+def linear(weights: Affine[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+    """[R, inputs] by a matrix [outputs, inputs] (+ bias) -> [R, outputs]."""
+    product = tf.matmul(rows, weights.weight, transpose_b=True)
+    return product if weights.bias is None else product + weights.bias
 
 
-def attention_input(config: DecoderConfig, layer: LayerWeights[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
+def embed(weights: Weights, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Token ids and positions, both [R] -> hidden states [R, hidden_size]."""
+    hidden = tf.gather(weights.embedding, token_ids)
+    return hidden if weights.positions is None else hidden + tf.gather(weights.positions, positions)
+
+
+def attention_input(config: DecoderConfig, layer: Layer, hidden: tf.Tensor) -> tf.Tensor:
     """Hidden states -> q, k and v side by side, before the rotary embedding: [R, qkv_size]."""
-    return linear(layer.qkv, rms_norm(config, layer.attention_norm, hidden))
+    qkv = linear(layer.qkv, norm(config, layer.attention_norm, hidden))
+    if layer.query_norm is None or layer.key_norm is None:
+        return qkv
+    query, key, value = tf.split(qkv, [config.query_size, config.kv_size, config.kv_size], axis=-1)
+    query = _norm_heads(config, layer.query_norm, query, config.num_heads)
+    key = _norm_heads(config, layer.key_norm, key, config.num_kv_heads)
+    return tf.concat([query, key, value], axis=-1)
 
 
 def after_attention(
-    config: DecoderConfig, layer: LayerWeights[tf.Tensor], hidden: tf.Tensor, attention: tf.Tensor
+    config: DecoderConfig, layer: Layer, hidden: tf.Tensor, attention: tf.Tensor
 ) -> tf.Tensor:
-    """The layer's second part: output projection, residual, norm, SwiGLU (arXiv:2002.05202), residual."""
-    hidden = hidden + linear(layer.attention_output, attention)
-    return hidden + linear(layer.down, mlp_inner(config, layer, hidden))
+    """The layer's second part: output projection and MLP, each added to the residual stream."""
+    between = hidden + linear(layer.attention_output, attention)
+    inner = mlp_inner(config, layer, hidden if config.parallel_residual else between)
+    return between + linear(layer.down, inner)
 
 
-def mlp_inner(config: DecoderConfig, layer: LayerWeights[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
-    """Hidden states after attention -> SwiGLU's product, the input of down: [R, intermediate_size]."""
-    normed = rms_norm(config, layer.mlp_norm, hidden)
-    gate = linear(layer.gate, normed)
-    return gate * tf.sigmoid(gate) * linear(layer.up, normed)
+def mlp_inner(config: DecoderConfig, layer: Layer, hidden: tf.Tensor) -> tf.Tensor:
+    """What the MLP reads -> the input of down: [R, intermediate_size]. Gated: arXiv:2002.05202."""
+    normed = norm(config, layer.mlp_norm, hidden)
+    up = linear(layer.up, normed)
+    if layer.gate is None:
+        return activation(config, up)
+    return activation(config, linear(layer.gate, normed)) * up
 
 
-def rotate(config: DecoderConfig, heads: tf.Tensor) -> tf.Tensor:
-    """Rotary embedding, half-split, of [B, T, heads, head_dim] at positions 0 ... T-1 (arXiv:2104.09864)."""
-    frequencies = tf.constant(config.inverse_frequencies, tf.float32)
-    positions = tf.range(tf.shape(heads)[1])
-    angles = (tf.cast(positions, tf.float32)[:, None] * frequencies)[None, :, None, :]
-    cosine, sine = tf.cos(angles), tf.sin(angles)
+def activation(config: DecoderConfig, x: tf.Tensor) -> tf.Tensor:
+    """SiLU, or GELU (arXiv:1606.08415) as it is or by tanh."""
+    if config.activation is Activation.SILU:
+        return x * tf.sigmoid(x)
+    return tf.nn.gelu(x, approximate=config.activation is Activation.GELU_TANH)
+
+
+def rotate(config: DecoderConfig, heads: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Half-split rotary embedding (arXiv:2104.09864): [B, T, heads, head_dim] at positions [B or 1, T]."""
     half = len(config.inverse_frequencies)
+    if half == 0:
+        return heads
+    frequencies = tf.constant(config.inverse_frequencies, tf.float32)
+    angles = tf.cast(positions, tf.float32)[:, :, None, None] * frequencies
+    cosine, sine = tf.cos(angles), tf.sin(angles)
     first, second, rest = tf.split(heads, [half, half, config.head_dim - 2 * half], axis=-1)
     return tf.concat([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
+
+
+def attend(config: DecoderConfig, query: tf.Tensor, cache: LayerCache, visible: tf.Tensor) -> tf.Tensor:
+    """Grouped-query attention (arXiv:2305.13245) of each query to the cached positions it may see.
+
+    Args:
+        config: the decoder's sizes.
+        query: [B, T, heads, head_dim], rotated.
+        cache: of S positions.
+        visible: bool, [B or 1, T, S]; each query sees one position at least.
+
+    Returns:
+        [B * T, query_size].
+    """
+    batch, length = tf.unstack(tf.shape(query)[:2])
+    kv_heads, group = config.num_kv_heads, config.num_heads // config.num_kv_heads
+    grouped = tf.reshape(query, [batch, length, kv_heads, group, config.head_dim])
+    rows = tf.reshape(
+        tf.transpose(grouped, [0, 2, 3, 1, 4]), [batch, kv_heads, group * length, config.head_dim]
+    )
+    scores = tf.matmul(rows * config.attention_scale, cache.keys, transpose_b=True)
+    scores = tf.reshape(scores, [batch, kv_heads, group, length, tf.shape(cache.keys)[2]])
+    scores = tf.where(visible[:, None, None], scores, scores.dtype.min)
+    shares = tf.reshape(tf.nn.softmax(scores), [batch, kv_heads, group * length, tf.shape(cache.keys)[2]])
+    mixed = tf.reshape(tf.matmul(shares, cache.values), [batch, kv_heads, group, length, config.head_dim])
+    return tf.reshape(tf.transpose(mixed, [0, 3, 1, 2, 4]), [batch * length, config.query_size])
+
+
+def query_and_cache(
+    config: DecoderConfig, qkv: tf.Tensor, positions: tf.Tensor, batch: tf.Tensor
+) -> tuple[tf.Tensor, LayerCache]:
+    """Rows of q, k and v as attention takes them.
+
+    Args:
+        config: the decoder's sizes.
+        qkv: [B * T, qkv_size], as attention_input gives it.
+        positions: int32 [B or 1, T].
+        batch: int32 scalar, B.
+
+    Returns:
+        Queries, rotated, [B, T, heads, head_dim], and the T tokens' cache.
+    """
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    split = tf.reshape(qkv, [batch, tf.shape(positions)[1], heads + 2 * kv_heads, config.head_dim])
+    query, key, value = tf.split(split, [heads, kv_heads, kv_heads], axis=2)
+    keys = tf.transpose(rotate(config, key, positions), [0, 2, 1, 3])
+    return rotate(config, query, positions), LayerCache(keys, tf.transpose(value, [0, 2, 1, 3]))
 
 
 def causal_attention(config: DecoderConfig, qkv: tf.Tensor, batch: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
@@ -63,23 +159,64 @@ def causal_attention(config: DecoderConfig, qkv: tf.Tensor, batch: tf.Tensor, le
     Returns:
         [batch * length, query_size].
     """
-    kv_heads, group = config.num_kv_heads, config.num_heads // config.num_kv_heads
-    sequences = tf.reshape(qkv, [batch, length, config.num_heads + 2 * kv_heads, config.head_dim])
-    query, key, value = tf.split(sequences, [config.num_heads, kv_heads, kv_heads], axis=2)
-    query = tf.reshape(rotate(config, query), [batch, length, kv_heads, group, config.head_dim])
-    scores = tf.einsum("btkgd,bskd->bkgts", query, rotate(config, key)) * config.attention_scale
     positions = tf.range(length)
-    visible = positions[None, :] <= positions[:, None]
-    shares = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
-    return tf.reshape(tf.einsum("bkgts,bskd->btkgd", shares, value), [batch * length, config.query_size])
+    query, cache = query_and_cache(config, qkv, positions[None], batch)
+    return attend(config, query, cache, (positions[None, :] <= positions[:, None])[None])
 
 
-def logits(config: DecoderConfig, weights: DecoderWeights[tf.Tensor], token_ids: tf.Tensor) -> tf.Tensor:
+def empty_cache(config: DecoderConfig, batch: tf.Tensor) -> Cache:
+    """The cache of `batch` sequences (int32 scalar) without any token."""
+    nothing = tf.zeros([batch, config.num_kv_heads, 0, config.head_dim])
+    return (LayerCache(nothing, nothing),) * config.num_layers
+
+
+def extend(
+    config: DecoderConfig,
+    weights: Weights,
+    cache: Cache,
+    token_ids: tf.Tensor,
+    positions: tf.Tensor,
+    visible: tf.Tensor,
+) -> tuple[tf.Tensor, Cache]:
+    """Advances every sequence by the same number of tokens, prompt or generated alike.
+
+    Args:
+        config: the decoder's sizes.
+        weights: float32.
+        cache: of S positions.
+        token_ids: int32 [B, T].
+        positions: int32 [B, T].
+        visible: bool [B or 1, T, S + T], which positions of the cache to be each token sees.
+
+    Returns:
+        Hidden states before the final norm [B * T, hidden_size], and the cache of S + T positions.
+    """
+    batch = tf.shape(token_ids)[0]
+    hidden = embed(weights, tf.reshape(token_ids, [-1]), tf.reshape(positions, [-1]))
+    longer = []
+    for layer, before in zip(weights.layers, cache, strict=True):
+        query, new = query_and_cache(config, attention_input(config, layer, hidden), positions, batch)
+        keys, values = tf.concat([before.keys, new.keys], 2), tf.concat([before.values, new.values], 2)
+        longer.append(LayerCache(keys, values))
+        hidden = after_attention(config, layer, hidden, attend(config, query, longer[-1], visible))
+    return hidden, tuple(longer)
+
+
+def head(config: DecoderConfig, weights: Weights, hidden: tf.Tensor) -> tf.Tensor:
+    """Hidden states [R, hidden_size] -> next-token logits [R, V]."""
+    return linear(weights.head, norm(config, weights.final_norm, hidden))
+
+
+def logits(config: DecoderConfig, weights: Weights, token_ids: tf.Tensor) -> tf.Tensor:
     """Token ids int32 [B, T] -> next-token logits float32 [B, T, V]."""
     batch, length = tf.unstack(tf.shape(token_ids))
-    hidden = tf.gather(weights.embedding, tf.reshape(token_ids, [-1]))
-    for layer in weights.layers:
-        attention = causal_attention(config, attention_input(config, layer, hidden), batch, length)
-        hidden = after_attention(config, layer, hidden, attention)
-    rows = linear(weights.head, rms_norm(config, weights.final_norm, hidden))
-    return tf.reshape(rows, [batch, length, config.vocabulary_size])
+    positions = tf.range(length)
+    visible = (positions[None, :] <= positions[:, None])[None]
+    everywhere = tf.tile(positions[None], [batch, 1])
+    hidden, _ = extend(config, weights, empty_cache(config, batch), token_ids, everywhere, visible)
+    return tf.reshape(head(config, weights, hidden), [batch, length, config.vocabulary_size])
+
+
+def _norm_heads(config: DecoderConfig, weights: Affine[tf.Tensor], rows: tf.Tensor, heads: int) -> tf.Tensor:
+    normed = rms_norm(config, weights, tf.reshape(rows, [-1, heads, config.head_dim]))
+    return tf.reshape(normed, [-1, heads * config.head_dim])

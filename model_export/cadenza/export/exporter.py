@@ -38,6 +38,8 @@ def open_source(path: Path) -> Export:
         raise SourceError(f"{path} does not exist; give a GGUF file or a Hugging Face model folder")
     source = HuggingFaceFolder(path) if path.is_dir() else GgufFile(path)
     blueprint = read_blueprint(source)
+    blueprint.check(source)
+    blueprint.check_program_sizes()
     return Export(source, blueprint, read_tokenizer(source, blueprint.config.vocabulary_size))
 
 
@@ -58,18 +60,20 @@ def export(
     artifact.check_output(output, overwrite=overwrite)
     opened = open_source(path)
     with artifact.new_artifact(output, overwrite=overwrite) as folder:
-        from cadenza.export.weights import write_weights
+        from cadenza.export.saved_model import write_saved_model
+        from cadenza.export.weights import write_cpu_program
 
         extra = folder / artifact.EXTRA
         (extra / "cpu").mkdir(parents=True)
         tokens = calibration_tokens(opened.tokenizer.tokenizer_json, opened.blueprint.config.max_context)
-        cpu = write_weights(
-            opened.blueprint, opened.source, folder, extra / "cpu", precision, progress, tokens
+        written = write_cpu_program(
+            opened.blueprint, opened.source, extra / "cpu", precision, progress, tokens
         )
+        write_saved_model(opened.blueprint.config, written.weights, folder)
         (extra / "tokenizer.json").write_text(opened.tokenizer.tokenizer_json, encoding="utf-8")
         if opened.tokenizer.chat_template is not None:
             (extra / "chat_template.jinja").write_text(opened.tokenizer.chat_template, encoding="utf-8")
         sums = [artifact.sha256(file) for file in opened.source.files]
-        manifest = manifest_json(opened.blueprint, opened.tokenizer, cpu, opened.source.name, sums)
+        manifest = manifest_json(opened.blueprint, opened.tokenizer, written.cpu, opened.source.name, sums)
         (extra / "manifest.json").write_text(manifest, encoding="utf-8")
         artifact.write_checksums(folder)

@@ -9,7 +9,7 @@ from cadenza.export.model import Blueprint, DecoderConfig
 from cadenza.export.tokenizer import TokenizerFiles
 from cadenza.v1 import manifest_pb2
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 DEFAULT_MAX_TOKENS = 256
 
 

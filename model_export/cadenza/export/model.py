@@ -6,7 +6,7 @@ Knows neither TensorFlow nor a file format, so that a model is refused before an
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -24,10 +24,29 @@ _LARGEST_PROGRAM_BYTES = 2**31 - 2**20
 
 
 class Precision(enum.Enum):
-    """The number format of the CPU program's matrices."""
+    """The number format of an artifact's matrices.
+
+    INT8 is the CPU program's alone: its SavedModel is float32. BFLOAT16 rounds the weights of both.
+    """
 
     INT8 = "int8"
     FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Norm(enum.Enum):
+    """What a norm divides by: RMS the root mean square; LAYER the deviation, after taking off the mean."""
+
+    RMS = "rms"
+    LAYER = "layer"
+
+
+class Activation(enum.Enum):
+    """The MLP's nonlinearity. GELU is the exact one, GELU_TANH its approximation by tanh."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +63,12 @@ class DecoderConfig:
     max_context: int
     norm_epsilon: float
     attention_scale: float
-    inverse_frequencies: tuple[float, ...]
-    """Radians per position, one per rotated pair of dimensions; float32 values."""
+    inverse_frequencies: tuple[float, ...] = ()
+    """Radians per position, one per rotated pair of dimensions; float32 values. Empty: nothing is rotated."""
+    norm: Norm = Norm.RMS
+    activation: Activation = Activation.SILU
+    parallel_residual: bool = False
+    """Whether the MLP reads the layer's input, as attention does, and not what attention left."""
 
     @property
     def query_size(self) -> int:
@@ -64,49 +87,96 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Affine(Generic[Leaf]):
+    """A linear layer's matrix [outputs, inputs], or a norm's gain; and the bias, where there is one."""
+
+    weight: Leaf
+    bias: Leaf | None = None
+
+    def map(self, convert: Callable[[str, Leaf], Other], name: str) -> "Affine[Other]":
+        """Both converted; convert gets the weight's name and the weight."""
+        bias = None if self.bias is None else convert(f"{name}_bias", self.bias)
+        return Affine(convert(name, self.weight), bias)
+
+    def leaves(self) -> Iterator[Leaf]:
+        """The weight, and the bias if there is one."""
+        yield self.weight
+        if self.bias is not None:
+            yield self.bias
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerWeights(Generic[Leaf]):
-    """One layer. Matrices are [outputs, inputs]; vectors are gains."""
+    """One layer."""
 
-    attention_norm: Leaf
-    qkv: Leaf
-    attention_output: Leaf
-    mlp_norm: Leaf
-    gate: Leaf
-    up: Leaf
-    down: Leaf
+    attention_norm: Affine[Leaf]
+    qkv: Affine[Leaf]
+    attention_output: Affine[Leaf]
+    mlp_norm: Affine[Leaf]
+    up: Affine[Leaf]
+    down: Affine[Leaf]
+    gate: Affine[Leaf] | None = None
+    """With it the MLP's inner product is activation(gate) * up, without it activation(up)."""
+    query_norm: Affine[Leaf] | None = None
+    """An RMS norm over each query head before it is rotated: [head_dim]."""
+    key_norm: Affine[Leaf] | None = None
 
-    def map(self, convert: Callable[[str, Leaf], Other]) -> "LayerWeights[Other]":
-        """The same structure with every weight converted; convert gets a weight's name and the weight."""
-        return LayerWeights(
-            **{
-                field.name: convert(field.name, getattr(self, field.name))
-                for field in dataclasses.fields(self)
-            }
-        )
+    def map(self, convert: Callable[[str, Leaf], Other], prefix: str = "") -> "LayerWeights[Other]":
+        """The same structure with every weight converted."""
+        parts = {name: part.map(convert, prefix + name) for name, part in self._parts()}
+        return LayerWeights(**parts)
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Every weight."""
+        for _, part in self._parts():
+            yield from part.leaves()
+
+    def _parts(self) -> Iterator[tuple[str, Affine[Leaf]]]:
+        for field in dataclasses.fields(self):
+            part = getattr(self, field.name)
+            if part is not None:
+                yield field.name, part
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderWeights(Generic[Leaf]):
-    """All weights of a decoder; a head that is tied to the embedding is the same object."""
+    """All weights of a decoder; a head that is tied to the embedding holds the same object."""
 
     embedding: Leaf
     layers: tuple[LayerWeights[Leaf], ...]
-    final_norm: Leaf
-    head: Leaf
+    final_norm: Affine[Leaf]
+    head: Affine[Leaf]
+    positions: Leaf | None = None
+    """Learned positions, added to the embedding's rows: [max_context, hidden_size]."""
 
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding."""
-        return self.head is self.embedding
+        return self.head.weight is self.embedding
+
+    def map(self, convert: Callable[[str, Leaf], Other]) -> "DecoderWeights[Other]":
+        """The same structure with every weight converted, a tied head once."""
+        embedding = convert("embedding", self.embedding)
+        head_bias = None if self.head.bias is None else convert("head_bias", self.head.bias)
+        return DecoderWeights(
+            embedding=embedding,
+            layers=tuple(
+                layer.map(convert, f"layer_{index:03d}_") for index, layer in enumerate(self.layers)
+            ),
+            final_norm=self.final_norm.map(convert, "final_norm"),
+            head=Affine(embedding if self.tied else convert("head", self.head.weight), head_bias),
+            positions=None if self.positions is None else convert("positions", self.positions),
+        )
 
     def leaves(self) -> Iterator[Leaf]:
         """Every weight once."""
         yield self.embedding
+        if self.positions is not None:
+            yield self.positions
         for layer in self.layers:
-            yield from (getattr(layer, field.name) for field in dataclasses.fields(layer))
-        yield self.final_norm
-        if not self.tied:
-            yield self.head
+            yield from layer.leaves()
+        yield from self.final_norm.leaves()
+        yield from (leaf for leaf in self.head.leaves() if leaf is not self.embedding)
 
 
 class TensorSource(Protocol):
@@ -153,13 +223,14 @@ class Blueprint:
     """Tensors that are not used because they must equal another: name -> that other's name."""
     used: frozenset[str] = frozenset()
     """Tensors that went into the config, or that hold nothing of their own."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the export, such as a context that was limited to stay exact."""
 
     def check(self, source: TensorSource) -> None:
         """Compares names and shapes with the source's; reads no weights.
 
         Raises:
             TensorError: a tensor is missing, unexpected or of the wrong shape.
-            UnsupportedModelError: one file of the CPU program would be too large.
         """
         expected = {part.name: part.shape for parts in self.weights.leaves() for part in parts}
         for name, shape in expected.items():
@@ -175,7 +246,6 @@ class Blueprint:
                     f"tensor {name} with shape {list(source.shapes[name])} is unexpected in a model of the "
                     f"{self.family} family with these settings; without it the export would not be exact"
                 )
-        self._check_program_sizes()
 
     def load(self, parts: Parts, source: TensorSource) -> FloatArray:
         """Reads one weight.
@@ -200,15 +270,23 @@ class Blueprint:
 
     def parameter_count(self) -> int:
         """Unique weights; a tied head counts once."""
-        return sum(math.prod(part.shape) for parts in self.weights.leaves() for part in parts)
+        return _elements(self.weights.leaves())
 
-    def _check_program_sizes(self) -> None:
-        config = self.config
-        layer = config.hidden_size * (config.query_size + config.qkv_size + 3 * config.intermediate_size)
-        head = config.hidden_size * config.vocabulary_size
-        for what, weights in (("a layer", layer), ("the head", head)):
-            if 4 * weights > _LARGEST_PROGRAM_BYTES:
+    def check_program_sizes(self) -> None:
+        """Refuses what the CPU program cannot hold.
+
+        Raises:
+            UnsupportedModelError: one file of it would be too large.
+        """
+        layer = max(4 * _elements(layer.leaves()) for layer in self.weights.layers)
+        head = 4 * _elements([self.weights.head.weight])
+        for what, size in (("a layer", layer), ("the head", head)):
+            if size > _LARGEST_PROGRAM_BYTES:
                 raise UnsupportedModelError(
-                    f"{what} has {4 * weights} bytes of float32 weights; "
+                    f"{what} has {size} bytes of float32 weights; "
                     f"at most {_LARGEST_PROGRAM_BYTES} fit in one file of the CPU program"
                 )
+
+
+def _elements(weights: Iterable[Parts]) -> int:
+    return sum(math.prod(part.shape) for parts in weights for part in parts)

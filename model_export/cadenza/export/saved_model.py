@@ -15,7 +15,8 @@ def write_saved_model(config: DecoderConfig, weights: DecoderWeights[tf.Variable
     signature = [tf.TensorSpec([None, None], tf.int32, "token_ids")]
 
     def logits(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": decoder.logits(config, weights, token_ids)}
+        float32 = weights.map(lambda _, variable: tf.cast(variable, tf.float32))
+        return {"logits": decoder.logits(config, float32, token_ids)}
 
     module.logits = tf.function(logits, input_signature=signature, autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"logits": module.logits})

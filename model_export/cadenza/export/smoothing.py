@@ -2,8 +2,9 @@
 
 Serves the int8 CPU program, whose activations get one scale per row, so that one large channel costs all
 others their precision. The residual stream is turned by an orthogonal matrix, which RMSNorm without a gain
-does not notice (QuaRot, arXiv:2404.00456; SliceGPT, arXiv:2401.15024); the input of `down`, which no rotation
-reaches for free, is scaled per channel through `up` (after SmoothQuant, arXiv:2211.10438).
+does not notice (QuaRot, arXiv:2404.00456); LayerNorm becomes that RMSNorm where nothing that is added to the
+stream has a mean (SliceGPT, arXiv:2401.15024). The input of a gated MLP's `down`, which no rotation reaches
+for free, is scaled per channel through `up` (after SmoothQuant, arXiv:2211.10438).
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from cadenza.export import decoder
-from cadenza.export.model import DecoderConfig, FloatArray, LayerWeights
+from cadenza.export.model import Affine, DecoderConfig, FloatArray, LayerWeights, Norm
 
 _EXPONENTS = ((0.4, 0.0), (0.4, 0.5), (0.5, 0.0), (0.5, 0.25), (0.5, 0.5), (0.6, 0.5))
 """Tried per layer: powers of the activations' and the inverse weights' sizes."""
 _SMALLEST = 1e-3
 _TINY = 1e-30
+
+Layer = LayerWeights[FloatArray]
 
 
 class Smoother:
@@ -28,62 +31,104 @@ class Smoother:
     Holds the calibration rows' hidden states between layers, never more than one layer's weights.
     """
 
-    def __init__(self, config: DecoderConfig, embedding: FloatArray, tokens: Sequence[Sequence[int]]) -> None:
-        """Takes the plain embedding [V, hidden_size] and the calibration's sequences of token ids (none is
-        empty; without any, layers are rotated but not scaled).
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embedding: FloatArray,
+        positions: FloatArray | None,
+        tokens: Sequence[Sequence[int]],
+    ) -> None:
+        """Takes the plain embedding [V, hidden_size], learned positions [max_context, hidden_size], and the
+        calibration's sequences of token ids (none is empty; without any, layers are rotated but not scaled).
         """
-        self._config = config
+        self.config = dataclasses.replace(config, norm=Norm.RMS)
+        """Of the equivalent decoder."""
+        self._centred = config.norm is Norm.LAYER
         self._rotation = orthogonal(config.hidden_size)
         self._lengths = [len(ids) for ids in tokens]
-        self._hidden = tf.constant(self._turn(embedding[np.concatenate(tokens)])) if tokens else None
+        self._hidden = self._embed(embedding, positions, tokens) if tokens else None
 
-    def embedding(self, embedding: FloatArray) -> FloatArray:
-        """The table whose rows are rotated hidden states: [V, hidden_size]."""
-        return self._turn(embedding)
+    def table(self, table: FloatArray) -> FloatArray:
+        """The embedding or the positions, whose rows are hidden states, for the turned stream."""
+        return self._turn(self._centre(table))
 
-    def head(self, final_norm: FloatArray, head: FloatArray) -> FloatArray:
-        """The head [V, hidden_size] that takes rotated states after a norm without gain."""
-        return self._turn(head * final_norm)
+    def final_norm_and_head(
+        self, final_norm: Affine[FloatArray], head: Affine[FloatArray]
+    ) -> tuple[Affine[FloatArray], Affine[FloatArray]]:
+        """The last norm, without gain, and the head that takes its turned states."""
+        return self._no_gain(), self._reader(final_norm, head)
 
-    def no_gain(self) -> FloatArray:
-        """The gain that replaces a norm's: ones, [hidden_size]."""
-        return np.ones(self._config.hidden_size, np.float32)
-
-    def layer(self, layer: LayerWeights[FloatArray]) -> LayerWeights[FloatArray]:
+    def layer(self, layer: Layer) -> Layer:
         """The next layer, rotated and scaled; advances the calibration's hidden states through it."""
         rotated = self._rotate(layer)
         if self._hidden is None:
             return rotated
         middle, inner = self._run(rotated)
         self._hidden = middle + decoder.linear(rotated.down, inner)
-        scale = down_scale(inner, rotated.down, tf.norm(self._hidden, axis=1))
+        if rotated.gate is None:
+            return rotated
+        scale = down_scale(inner, rotated.down.weight, tf.norm(self._hidden, axis=1))
+        up = Affine(
+            (rotated.up.weight / scale[:, None]).astype(np.float32),
+            None if rotated.up.bias is None else (rotated.up.bias / scale).astype(np.float32),
+        )
         return dataclasses.replace(
-            rotated, up=(rotated.up / scale[:, None]).astype(np.float32), down=rotated.down * scale
+            rotated, up=up, down=Affine(rotated.down.weight * scale, rotated.down.bias)
         )
 
-    def _rotate(self, layer: LayerWeights[FloatArray]) -> LayerWeights[FloatArray]:
-        return LayerWeights(
-            attention_norm=self.no_gain(),
-            qkv=self._turn(layer.qkv * layer.attention_norm),
-            attention_output=self._turn(layer.attention_output.T).T.copy(),
-            mlp_norm=self.no_gain(),
-            gate=self._turn(layer.gate * layer.mlp_norm),
-            up=self._turn(layer.up * layer.mlp_norm),
-            down=self._turn(layer.down.T).T.copy(),
+    def _rotate(self, layer: Layer) -> Layer:
+        gate = None if layer.gate is None else self._reader(layer.mlp_norm, layer.gate)
+        return dataclasses.replace(
+            layer,
+            attention_norm=self._no_gain(),
+            qkv=self._reader(layer.attention_norm, layer.qkv),
+            attention_output=self._writer(layer.attention_output),
+            mlp_norm=self._no_gain(),
+            gate=gate,
+            up=self._reader(layer.mlp_norm, layer.up),
+            down=self._writer(layer.down),
         )
 
-    def _run(self, layer: LayerWeights[FloatArray]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _reader(self, norm: Affine[FloatArray], linear: Affine[FloatArray]) -> Affine[FloatArray]:
+        """A linear layer that reads the stream, with the norm's gain and bias before it folded in."""
+        bias = linear.bias
+        if norm.bias is not None:
+            folded = linear.weight @ norm.bias
+            bias = folded if bias is None else bias + folded
+        return Affine(self._turn(linear.weight * norm.weight), bias)
+
+    def _writer(self, linear: Affine[FloatArray]) -> Affine[FloatArray]:
+        """A linear layer that adds to the stream."""
+        bias = None if linear.bias is None else self.table(linear.bias[None])[0]
+        return Affine(self.table(linear.weight.T).T.copy(), bias)
+
+    def _no_gain(self) -> Affine[FloatArray]:
+        return Affine(np.ones(self.config.hidden_size, np.float32))
+
+    def _embed(
+        self, embedding: FloatArray, positions: FloatArray | None, tokens: Sequence[Sequence[int]]
+    ) -> tf.Tensor:
+        rows = embedding[np.concatenate(tokens)]
+        if positions is not None:
+            rows = rows + positions[np.concatenate([np.arange(length) for length in self._lengths])]
+        return tf.constant(self.table(rows))
+
+    def _run(self, layer: Layer) -> tuple[tf.Tensor, tf.Tensor]:
         """The hidden states after attention [N, hidden_size] and the input of down [N, intermediate_size]."""
-        qkv = tf.split(decoder.attention_input(self._config, layer, self._hidden), self._lengths)
+        qkv = tf.split(decoder.attention_input(self.config, layer, self._hidden), self._lengths)
         mixed = [
-            decoder.causal_attention(self._config, rows, tf.constant(1), tf.constant(length))
+            decoder.causal_attention(self.config, rows, tf.constant(1), tf.constant(length))
             for rows, length in zip(qkv, self._lengths, strict=True)
         ]
         hidden = self._hidden + decoder.linear(layer.attention_output, tf.concat(mixed, axis=0))
-        return hidden, decoder.mlp_inner(self._config, layer, hidden)
+        read = self._hidden if self.config.parallel_residual else hidden
+        return hidden, decoder.mlp_inner(self.config, layer, read)
+
+    def _centre(self, rows: FloatArray) -> FloatArray:
+        return rows - rows.mean(axis=1, keepdims=True, dtype=np.float64) if self._centred else rows
 
     def _turn(self, rows: FloatArray) -> FloatArray:
-        turned: FloatArray = tf.matmul(np.ascontiguousarray(rows), self._rotation).numpy()
+        turned: FloatArray = tf.matmul(np.ascontiguousarray(rows, np.float32), self._rotation).numpy()
         return turned
 
 
@@ -111,12 +156,11 @@ def down_scale(inner: tf.Tensor, down: FloatArray, norms: tf.Tensor) -> FloatArr
     Returns:
         [intermediate_size], none zero; ones where nothing is better.
     """
-    weight = tf.constant(down)
     share = 1 / tf.maximum(norms, _TINY)[:, None]
-    expected = decoder.linear(weight, inner)
+    expected = decoder.linear(Affine(down), inner)
 
     def error(scale: FloatArray) -> float:
-        found = decoder.linear(_int8_weight(weight * scale), _int8_rows(inner / scale))
+        found = decoder.linear(Affine(_int8_weight(down * scale)), _int8_rows(inner / scale))
         return float(tf.reduce_mean(tf.square((found - expected) * share)))
 
     relative = (inner * share).numpy().astype(np.float64)

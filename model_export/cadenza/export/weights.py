@@ -4,17 +4,19 @@ Weights are loaded once, when they are first needed, the largest conversion (the
 memory stays near one float32 copy of the model and what one conversion takes.
 """
 
-import functools
+import dataclasses
 import gc
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from rich.progress import Progress
 
 from cadenza.export import cpu_program
 from cadenza.export.model import (
+    Affine,
     Blueprint,
     DecoderWeights,
     FloatArray,
@@ -23,23 +25,31 @@ from cadenza.export.model import (
     Precision,
     TensorSource,
 )
-from cadenza.export.saved_model import write_saved_model
 from cadenza.export.smoothing import Smoother
 from cadenza.v1 import manifest_pb2
 
 _EMBEDDING = "embedding.npy"
+_POSITIONS = "position_embedding.npy"
 
 
-def write_weights(
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What is in memory and on disk once the CPU program is written."""
+
+    weights: DecoderWeights[tf.Variable]
+    """Of the SavedModel: float32, or bfloat16."""
+    cpu: manifest_pb2.CpuProgram
+
+
+def write_cpu_program(
     blueprint: Blueprint,
     source: TensorSource,
     folder: Path,
-    cpu_folder: Path,
     precision: Precision,
     progress: Progress,
     calibration: Sequence[Sequence[int]] = (),
-) -> manifest_pb2.CpuProgram:
-    """Writes the SavedModel to `folder`, the CPU program to `cpu_folder`; returns the program's description.
+) -> Written:
+    """Loads all weights and writes the CPU program to `folder`.
 
     An int8 program is made of smoothed weights (see smoothing.py); `calibration` holds the token ids of the
     texts whose activations are looked at, each not empty.
@@ -47,16 +57,16 @@ def write_weights(
     Raises:
         TensorError: a tensor cannot be read or holds numbers that are not finite.
     """
-    writer = _Writer(blueprint, source, cpu_folder, precision, progress, calibration)
+    writer = _Writer(blueprint, source, folder, precision, progress, calibration)
     weights = writer.convert()
-    writer.report("writing SavedModel")
-    write_saved_model(blueprint.config, weights, folder)
-    return manifest_pb2.CpuProgram(
+    program = manifest_pb2.CpuProgram(
         precision=manifest_pb2.Precision.Value(f"PRECISION_{precision.name}"),
         segments=writer.segments,
         head=writer.head,
         embedding=_EMBEDDING,
+        position_embedding="" if weights.positions is None else _POSITIONS,
     )
+    return Written(weights, program)
 
 
 class _Writer:
@@ -76,65 +86,91 @@ class _Writer:
         self._blueprint = blueprint
         self._source = source
         self._folder = folder
-        self._int8 = precision is Precision.INT8
+        self._precision = precision
         self._calibration = calibration
         self._progress = progress
-        self._task = progress.add_task("", total=blueprint.config.num_layers + 3)
-
-    def report(self, what: str) -> None:
-        """Shows what is done next, after one step was finished."""
-        self._progress.update(self._task, description=what, advance=1)
+        self._task = progress.add_task("", total=blueprint.config.num_layers + 2)
 
     def convert(self) -> DecoderWeights[tf.Variable]:
         """Writes the head, the embedding and all segments; returns the weights, all loaded by then."""
-        config, stored = self._blueprint.config, self._blueprint.weights
         self._progress.update(self._task, description="converting the head")
-        embedding = self._load("", "embedding", stored.embedding)
-        final_norm = self._load("", "final_norm", stored.final_norm)
-        head = embedding if stored.tied else self._load("", "head", stored.head)
-        smoother = Smoother(config, embedding.numpy(), self._calibration) if self._int8 else None
-        self._write_table_and_head(smoother, embedding, final_norm, head)
+        stored = self._blueprint.weights
+        outer = dataclasses.replace(stored, layers=()).map(self._load)
+        smoother = self._smoother(outer)
+        self._write_tables(smoother, outer)
+        final_norm, head = outer.final_norm, outer.head
+        if smoother is not None:
+            final_norm, head = smoother.final_norm_and_head(_arrays(final_norm), _arrays(head))
+        self.head = self._convert(cpu_program.head_segment(head.map(_as_float32, "head")))
+        del head
+        layers = self._convert_layers(smoother, final_norm.map(_as_float32, "final_norm"))
+        return dataclasses.replace(outer, layers=layers)
+
+    def _convert_layers(
+        self, smoother: Smoother | None, final_norm: Affine[tf.Variable]
+    ) -> tuple[LayerWeights[tf.Variable], ...]:
+        config = self._blueprint.config if smoother is None else smoother.config
         layers: list[LayerWeights[tf.Variable]] = []
         before: LayerWeights[tf.Variable] | None = None
-        for index, layer in enumerate(stored.layers):
-            self.report(f"converting layer {index + 1} of {config.num_layers}")
-            layers.append(layer.map(functools.partial(self._load, f"layer_{index:03d}_")))
-            current = layers[-1] if smoother is None else _smoothed(smoother, layers[-1])
-            segment = (
-                cpu_program.first_segment(config, current)
-                if before is None
-                else cpu_program.middle_segment(config, index, before, current)
-            )
-            self.segments.append(self._convert(segment))
+        for index, stored in enumerate(self._blueprint.weights.layers):
+            self._report(f"converting layer {index + 1} of {config.num_layers}")
+            layers.append(stored.map(self._load, f"layer_{index:03d}_"))
+            layer = layers[-1] if smoother is None else smoother.layer(layers[-1].map(_array))
+            current = layer.map(_as_float32)
+            if before is None:
+                self.segments.append(self._convert(cpu_program.first_segment(config, current)))
+            else:
+                segment = cpu_program.middle_segment(config, index, before, current)
+                self.segments.append(self._convert(segment))
             before = current
-        self.report("converting the final norm")
-        gain = final_norm if smoother is None else _constant(smoother.no_gain())
-        self.segments.append(self._convert(cpu_program.last_segment(config, before or layers[-1], gain)))
-        return DecoderWeights(embedding, tuple(layers), final_norm, head)
+        self._report("converting the final norm")
+        if before is not None:
+            self.segments.append(self._convert(cpu_program.last_segment(config, before, final_norm)))
+        return tuple(layers)
 
-    def _write_table_and_head(
-        self, smoother: Smoother | None, embedding: tf.Variable, final_norm: tf.Variable, head: tf.Variable
-    ) -> None:
-        table = embedding.numpy() if smoother is None else smoother.embedding(embedding.numpy())
-        np.save(self._folder / _EMBEDDING, table)
-        del table
-        used = head if smoother is None else _constant(smoother.head(final_norm.numpy(), head.numpy()))
-        self.head = self._convert(cpu_program.head_segment(used))
+    def _smoother(self, outer: DecoderWeights[tf.Variable]) -> Smoother | None:
+        if self._precision is not Precision.INT8:
+            return None
+        tables = (_array("", outer.embedding), _optional_array(outer.positions))
+        return Smoother(self._blueprint.config, *tables, self._calibration)
 
-    def _load(self, prefix: str, name: str, parts: Parts) -> tf.Variable:
-        return tf.Variable(self._blueprint.load(parts, self._source), trainable=False, name=prefix + name)
+    def _write_tables(self, smoother: Smoother | None, outer: DecoderWeights[tf.Variable]) -> None:
+        for name, variable in ((_EMBEDDING, outer.embedding), (_POSITIONS, outer.positions)):
+            if variable is not None:
+                table = _array(name, variable)
+                np.save(self._folder / name, table if smoother is None else smoother.table(table))
+
+    def _report(self, what: str) -> None:
+        self._progress.update(self._task, description=what, advance=1)
+
+    def _load(self, name: str, parts: Parts) -> tf.Variable:
+        array = self._blueprint.load(parts, self._source)
+        if self._precision is Precision.BFLOAT16:
+            return tf.Variable(array.astype(ml_dtypes.bfloat16), trainable=False, name=name)
+        return tf.Variable(array, trainable=False, name=name)
 
     def _convert(self, segment: cpu_program.Segment) -> str:
         file = f"{segment.name}.tflite"
-        (self._folder / file).write_bytes(segment.convert(int8=self._int8))
+        (self._folder / file).write_bytes(segment.convert(int8=self._precision is Precision.INT8))
         gc.collect()  # a converted function is a cycle that holds its weights
         return file
 
 
-def _smoothed(smoother: Smoother, layer: LayerWeights[tf.Variable]) -> LayerWeights[tf.Variable]:
-    smoothed = smoother.layer(layer.map(lambda _, variable: variable.numpy()))
-    return smoothed.map(lambda _, array: _constant(array))
+def _arrays(part: Affine[tf.Variable]) -> Affine[FloatArray]:
+    return part.map(_array, "")
 
 
-def _constant(array: FloatArray) -> tf.Variable:
-    return tf.Variable(array, trainable=False)
+def _array(_name: str, variable: tf.Variable) -> FloatArray:
+    array: FloatArray = variable.numpy().astype(np.float32, copy=False)
+    return array
+
+
+def _optional_array(variable: tf.Variable | None) -> FloatArray | None:
+    return None if variable is None else _array("", variable)
+
+
+def _as_float32(_name: str, weight: tf.Variable | FloatArray) -> tf.Variable:
+    """The weight as a float32 variable, itself where it is one."""
+    if isinstance(weight, tf.Variable) and weight.dtype == tf.float32:
+        return weight
+    return tf.Variable(tf.cast(weight, tf.float32), trainable=False)

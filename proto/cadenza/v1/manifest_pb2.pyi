@@ -29,6 +29,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     PRECISION_FLOAT32: _Precision.ValueType  # 1
     PRECISION_INT8: _Precision.ValueType  # 2
     """Weights int8 per output channel, activations quantised to int8 per row as they come."""
+    PRECISION_BFLOAT16: _Precision.ValueType  # 3
+    """Weights rounded to bfloat16; the SavedModel stores them so, the CPU program computes with them in float32."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Weights' number format."""
@@ -37,6 +39,8 @@ PRECISION_UNSPECIFIED: Precision.ValueType  # 0
 PRECISION_FLOAT32: Precision.ValueType  # 1
 PRECISION_INT8: Precision.ValueType  # 2
 """Weights int8 per output channel, activations quantised to int8 per row as they come."""
+PRECISION_BFLOAT16: Precision.ValueType  # 3
+"""Weights rounded to bfloat16; the SavedModel stores them so, the CPU program computes with them in float32."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final
@@ -56,7 +60,7 @@ class ModelManifest(_message.Message):
     DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
     CPU_FIELD_NUMBER: _builtins.int
     contract_version: _builtins.int
-    """Version of this contract; a server loads the versions it knows. Now 1."""
+    """Version of this contract; a server loads the versions it knows. Now 2."""
     producer: _builtins.str
     """Who wrote it: "cadenza-export 0.1.0"."""
     source: _builtins.str
@@ -147,7 +151,7 @@ Global___DecoderShape: _TypeAlias = DecoderShape  # noqa: Y015
 @_typing.final
 class RotaryEmbedding(_message.Message):
     """Rotary position embedding in the half-split form: dimension i is paired with i + len(inverse_frequencies).
-    Dimensions past 2 * len(inverse_frequencies) are not rotated. Angles are float32 products position * frequency.
+    Dimensions past 2 * len(inverse_frequencies) are not rotated; without frequencies nothing is. Angles are float32 products position * frequency.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -206,7 +210,7 @@ class CpuProgram(_message.Message):
     """The decoder cut at attention, as LiteRT flatbuffers with a dynamic row count R. Paths are relative to
     assets.extra/cpu/. All tensors are float32; names are those of the flatbuffer's one signature.
 
-      segments[0]          in  hidden   [R, hidden_size]            rows of the file `embedding`
+      segments[0]          in  hidden   [R, hidden_size]            rows of the file `embedding` (+ position_embedding)
                            out qkv      [R, (heads + 2 kv_heads) * head_dim]   q, k, v side by side, before RoPE
       segments[l], l < L   in  hidden   [R, hidden_size]            and attention [R, heads * head_dim]
                            out hidden   [R, hidden_size]            and qkv, for layer l
@@ -222,11 +226,16 @@ class CpuProgram(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    POSITION_EMBEDDING_FIELD_NUMBER: _builtins.int
     precision: Global___Precision.ValueType
     head: _builtins.str
     embedding: _builtins.str
     """NumPy file, [vocabulary_size, hidden_size] float32. Belongs to these segments: hidden states may be
     expressed in another basis than the SavedModel's.
+    """
+    position_embedding: _builtins.str
+    """NumPy file, [max_context, hidden_size] float32: row p is added to the embedding of a token at position p.
+    Empty where positions are not learned.
     """
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -237,10 +246,11 @@ class CpuProgram(_message.Message):
         segments: _abc.Iterable[_builtins.str] | None = ...,
         head: _builtins.str = ...,
         embedding: _builtins.str = ...,
+        position_embedding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "head", b"head", "precision", b"precision", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "head", b"head", "position_embedding", b"position_embedding", "precision", b"precision", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

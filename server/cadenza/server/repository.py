@@ -16,7 +16,7 @@ from cadenza.server.config import Settings
 from cadenza.server.errors import ArtifactError
 from cadenza.v1.manifest_pb2 import ModelManifest
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 _HASH_THREADS = 2
 _EXTRA = "assets.extra"
 _SUMS = f"{_EXTRA}/SHA256SUMS"
@@ -179,7 +179,9 @@ def _read_manifest(path: Path) -> ModelManifest:
 
 
 def _require(root: Path, manifest: ModelManifest) -> None:
-    cpu = [f"cpu/{name}" for name in (*manifest.cpu.segments, manifest.cpu.head, manifest.cpu.embedding)]
+    program = manifest.cpu
+    files = [*program.segments, program.head, program.embedding, program.position_embedding]
+    cpu = [f"cpu/{name}" for name in files if name]
     for name in ("tokenizer.json", *cpu):
         if not (root / _EXTRA / name).is_file():
             raise ArtifactError(f"{root / _EXTRA / name} is missing; export or copy the model again")

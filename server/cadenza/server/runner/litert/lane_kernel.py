@@ -47,6 +47,8 @@ class ModelMemory(NamedTuple):
 
     embedding: NDArray[np.float32]
     """[V, d]"""
+    positions: NDArray[np.float32]
+    """[max_context, d], added to the embedding; [0, d] where positions are not learned."""
     cosines: NDArray[np.float32]
     """[max_context, rotated / 2]"""
     sines: NDArray[np.float32]
@@ -152,6 +154,10 @@ def _embed(model, step, lane):
         token_id = step.token_ids[begin + row]
         for d in range(model.embedding.shape[1]):
             lane.hidden[0][row, d] = model.embedding[token_id, d]
+        if model.positions.shape[0] > 0:
+            position = step.positions[begin + row]
+            for d in range(model.embedding.shape[1]):
+                lane.hidden[0][row, d] += model.positions[position, d]
 
 
 @njit

@@ -265,8 +265,11 @@ def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions
         np.array(shape.rotary.inverse_frequencies, np.float32),
     )
     pool = (shape.num_layers, num_blocks, shape.num_kv_heads)
+    embedding = np.asarray(np.load(cpu_dir / manifest.cpu.embedding, mmap_mode="r"))
+    learned = manifest.cpu.position_embedding
     return ModelMemory(
-        embedding=np.asarray(np.load(cpu_dir / manifest.cpu.embedding, mmap_mode="r")),
+        embedding=embedding,
+        positions=np.load(cpu_dir / learned) if learned else embedding[:0],
         cosines=np.cos(angles),
         sines=np.sin(angles),
         keys=aligned((*pool, shape.head_dim, BLOCK_SIZE), dtype),
