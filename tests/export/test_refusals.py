@@ -81,7 +81,7 @@ def test_setting_of_a_folder_is_refused_by_name(
         ("llama.attention.head_count", [4, 4]),
         ("llama.block_count", 2**31),
         ("tokenizer.ggml.model", "llama"),
-        ("tokenizer.ggml.pre", "qwen2"),
+        ("tokenizer.ggml.pre", "falcon"),
         ("tokenizer.ggml.add_eos_token", True),
         ("tokenizer.ggml.merges", ["x yz"]),
         ("tokenizer.ggml.token_type", [1, 2]),

@@ -4,12 +4,12 @@ Only byte-level BPE is carried over: that is what the served text pipeline repro
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers import decoders as decoder_kinds
 from tokenizers import models as model_kinds
+from tokenizers import normalizers
 from tokenizers import pre_tokenizers as splitters
 from tokenizers import processors as processor_kinds
 
@@ -17,6 +17,7 @@ from cadenza.export.errors import TokenizerError
 from cadenza.export.settings import Settings
 from cadenza.export.sources.gguf import GgufFile
 from cadenza.export.sources.hugging_face import HuggingFaceFolder
+from cadenza.export.text.compile import CompiledTokenizer, compile_tokenizer
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>")
 _MAX_TOKEN_ID = 2**24
@@ -26,6 +27,8 @@ _LLAMA3_WORDS = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+_QWEN2 = "qwen2"
+_QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 
 
@@ -34,6 +37,8 @@ class TokenizerFiles:
     """What the artifact keeps of a tokenizer."""
 
     tokenizer_json: str
+    compiled: CompiledTokenizer
+    """tokenizer.json as rules and tables, for the tokenizer in the graph."""
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     add_bos_token: bool
@@ -65,7 +70,7 @@ def _from_hugging_face(source: HuggingFaceFolder) -> TokenizerFiles:
     if text is None:
         raise TokenizerError(f"{source.name} has no tokenizer.json; save it with a fast tokenizer")
     tokenizer = _parse(text)
-    _check_byte_level(json.loads(text))
+    compiled = compile_tokenizer(text)
     config = source.json("tokenizer_config.json", required=False)
     template = source.text("chat_template.jinja") or _default_template(config.get("chat_template"))
     generation = source.json("generation_config.json", required=False)
@@ -81,6 +86,7 @@ def _from_hugging_face(source: HuggingFaceFolder) -> TokenizerFiles:
         )
     return TokenizerFiles(
         tokenizer_json=text,
+        compiled=compiled,
         bos_token_id=added[0] if added else bos,
         eos_token_ids=_with_end_of_turn(eos, tokenizer, template),
         add_bos_token=bool(added),
@@ -108,8 +114,10 @@ def _from_gguf(source: GgufFile) -> TokenizerFiles:
     ends = (f"{_PREFIX}{name}_token_id" for name in ("eos", "eot"))
     eos = {token_id for name in ends if (token_id := _optional_id(settings, name)) is not None}
     chat_template = template if isinstance(template, str) else None
+    text = tokenizer.to_str(pretty=False)
     return TokenizerFiles(
-        tokenizer_json=tokenizer.to_str(pretty=False),
+        tokenizer_json=text,
+        compiled=compile_tokenizer(text),
         bos_token_id=bos,
         eos_token_ids=_with_end_of_turn(eos, tokenizer, chat_template),
         add_bos_token=add_bos,
@@ -134,6 +142,8 @@ def _build(settings: Settings, kind: str, added_bos: int | None) -> Tokenizer:
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"tokenizer.ggml.merges do not fit tokenizer.ggml.tokens: {error}") from error
     tokenizer = Tokenizer(bpe)
+    if kind == _QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _splitter(kind)
     tokenizer.decoder = decoder_kinds.ByteLevel()
     _add_tokens(tokenizer, tokens, types)
@@ -167,10 +177,11 @@ def _splitter(kind: str) -> splitters.PreTokenizer:
         return plain
     if kind == "smollm":
         return splitters.Sequence([splitters.Digits(individual_digits=True), plain])
-    if kind in _LLAMA3:
-        words = splitters.Split(Regex(_LLAMA3_WORDS), behavior="isolated")
+    if kind in _LLAMA3 or kind == _QWEN2:
+        pattern = _QWEN2_WORDS if kind == _QWEN2 else _LLAMA3_WORDS
+        words = splitters.Split(Regex(pattern), behavior="isolated")
         return splitters.Sequence([words, splitters.ByteLevel(add_prefix_space=False, use_regex=False)])
-    allowed = ", ".join(("gpt-2", "default", "smollm", *_LLAMA3))
+    allowed = ", ".join(("gpt-2", "default", "smollm", _QWEN2, *_LLAMA3))
     raise TokenizerError(f"tokenizer.ggml.pre is {kind!r}; it must be one of {allowed}")
 
 
@@ -179,16 +190,6 @@ def _parse(text: str) -> Tokenizer:
         return Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"tokenizer.json cannot be read: {error}") from error
-
-
-def _check_byte_level(description: Mapping[str, object]) -> None:
-    model, decoder = description.get("model"), description.get("decoder")
-    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in (model, decoder)]
-    if kinds != ["BPE", "ByteLevel"]:
-        raise TokenizerError(
-            f"tokenizer.json has a model of type {kinds[0]} and a decoder of type {kinds[1]}; "
-            "only byte-level BPE (BPE and ByteLevel) is supported"
-        )
 
 
 def _default_template(value: object) -> str | None:
