@@ -12,7 +12,6 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert.interpreter import Interpreter
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -330,11 +329,13 @@ class CpuProgram:
             hidden = outputs["hidden"]
         return self._run(self.head, hidden=hidden)["logits"]
 
-    def _open(self, name: str) -> Interpreter:
+    def _open(self, name: str) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
         return Interpreter(model_path=str(self._folder / name), num_threads=1)
 
     @staticmethod
-    def _run(interpreter: Interpreter, **inputs: Array) -> dict[str, Array]:
+    def _run(interpreter: Any, **inputs: Array) -> dict[str, Array]:
         (signature,) = interpreter.get_signature_list()
         outputs: dict[str, Array] = interpreter.get_signature_runner(signature)(**inputs)
         return outputs

@@ -1,4 +1,4 @@
-"""GPT-2: learned positions, LayerNorm, an MLP with GELU, biases everywhere, a tied head."""
+"""GPT-2: learned positions, LayerNorm, an MLP with GELU, biases everywhere."""
 
 import numpy as np
 
@@ -39,7 +39,6 @@ def from_hugging_face(source: HuggingFaceFolder) -> Blueprint:
     settings.require("scale_attn_weights", True)
     settings.require("scale_attn_by_inverse_layer_idx", False)
     settings.require("add_cross_attention", False)
-    settings.require("tie_word_embeddings", True)
     settings.require("quantization_config")
     hidden = settings.integer("n_embd", high=checkpoint.MAX_SIZE)
     heads = settings.integer("n_head", high=checkpoint.MAX_HEADS)
@@ -59,7 +58,8 @@ def from_hugging_face(source: HuggingFaceFolder) -> Blueprint:
         activation=checkpoint.activation(settings, "activation_function", "gelu_new"),
     )
     prefix = "" if "wte.weight" in source.shapes else "transformer."
-    weights = _hugging_face_weights(config, prefix)
+    tied = settings.boolean("tie_word_embeddings", True)
+    weights = _hugging_face_weights(config, prefix, tied=tied)
     copies = checkpoint.tied_copies(source, weights, "lm_head.weight")
     masks = (".attn.bias", ".attn.masked_bias")
     used = frozenset(name for name in source.shapes if name.endswith(masks))
@@ -96,7 +96,7 @@ def from_gguf(source: GgufFile) -> Blueprint:
     return Blueprint(_FAMILY, config, layer_norm_gguf.weights(source, config, positions=True))
 
 
-def _hugging_face_weights(config: DecoderConfig, prefix: str) -> DecoderWeights[Parts]:
+def _hugging_face_weights(config: DecoderConfig, prefix: str, *, tied: bool) -> DecoderWeights[Parts]:
     hidden, inner = config.hidden_size, config.intermediate_size
 
     def layer(index: int) -> LayerWeights[Parts]:
@@ -111,12 +111,13 @@ def _hugging_face_weights(config: DecoderConfig, prefix: str) -> DecoderWeights[
         )
 
     table = checkpoint.matrix(f"{prefix}wte.weight", config.vocabulary_size, hidden)
+    head = checkpoint.matrix("lm_head.weight", config.vocabulary_size, hidden)
     return DecoderWeights(
         embedding=table,
         positions=checkpoint.matrix(f"{prefix}wpe.weight", config.max_context, hidden),
         layers=tuple(layer(index) for index in range(config.num_layers)),
         final_norm=checkpoint.norm(f"{prefix}ln_f", hidden, bias=True),
-        head=Affine(table),
+        head=Affine(table if tied else head),
     )
 
 

@@ -26,6 +26,8 @@ from cadenza.export.sources.hugging_face import HuggingFaceFolder
 _FAMILY = "gpt_neox"
 _GGUF = "gptneox"
 _BASE = 10000.0
+_HEADS = ("embed_out.weight", "lm_head.weight")
+"""What the head is called in checkpoints, and in transformers 5 while it is in memory."""
 _GGUF_SETTINGS = {
     "attention.head_count",
     "attention.layer_norm_epsilon",
@@ -67,12 +69,14 @@ def from_hugging_face(source: HuggingFaceFolder) -> Blueprint:
         activation=checkpoint.activation(settings, "hidden_act", "gelu"),
         parallel_residual=settings.boolean("use_parallel_residual", True),
     )
+    head = next((name for name in _HEADS if name in source.shapes), _HEADS[0])
     weights = _hugging_face_weights(
         config,
+        head,
         attention_bias=settings.boolean("attention_bias", True),
         tied=settings.boolean("tie_word_embeddings", False),
     )
-    copies = checkpoint.tied_copies(source, weights, "embed_out.weight")
+    copies = checkpoint.tied_copies(source, weights, head)
     buffers = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
     used = frozenset(name for name in source.shapes if name.endswith(buffers))
     return Blueprint(_FAMILY, config, weights, copies, used)
@@ -129,7 +133,7 @@ def _hugging_face_frequencies(settings: Settings, head_dim: int) -> tuple[float,
 
 
 def _hugging_face_weights(
-    config: DecoderConfig, *, attention_bias: bool, tied: bool
+    config: DecoderConfig, head_name: str, *, attention_bias: bool, tied: bool
 ) -> DecoderWeights[Parts]:
     hidden, inner = config.hidden_size, config.intermediate_size
     split = functools.partial(head_by_head, heads=config.num_heads)
@@ -150,7 +154,7 @@ def _hugging_face_weights(
         )
 
     table = checkpoint.matrix("gpt_neox.embed_in.weight", config.vocabulary_size, hidden)
-    head = checkpoint.matrix("embed_out.weight", config.vocabulary_size, hidden)
+    head = checkpoint.matrix(head_name, config.vocabulary_size, hidden)
     return DecoderWeights(
         embedding=table,
         layers=tuple(layer(index) for index in range(config.num_layers)),

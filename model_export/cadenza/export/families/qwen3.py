@@ -8,6 +8,7 @@ from cadenza.export.sources.gguf import GgufFile
 from cadenza.export.sources.hugging_face import HuggingFaceFolder
 
 _FAMILY = "qwen3"
+_HEAD_DIM = 128
 
 
 def from_hugging_face(source: HuggingFaceFolder) -> Blueprint:
@@ -18,7 +19,7 @@ def from_hugging_face(source: HuggingFaceFolder) -> Blueprint:
     """
     refuse_windows(source.settings)
     bias = source.settings.boolean("attention_bias", False)
-    traits = Traits(_FAMILY, head_norms=True, qkv_bias=bias, output_bias=bias)
+    traits = Traits(_FAMILY, head_norms=True, qkv_bias=bias, output_bias=bias, head_dim=_HEAD_DIM)
     return rotary_gated.from_hugging_face(source, traits)
 
 

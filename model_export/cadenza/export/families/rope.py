@@ -16,12 +16,12 @@ _SETTINGS = {
 
 
 def rope_settings(settings: Settings) -> Settings:
-    """The section of rotary settings, by its new or its old name; empty where there is none.
+    """The section of rotary settings, by its old name or, as transformers looks, by its new; may be empty.
 
     Raises:
         UnsupportedModelError: it holds a setting that this exporter does not know.
     """
-    rope = settings.section("rope_parameters" if "rope_parameters" in settings else "rope_scaling")
+    rope = settings.section("rope_scaling") or settings.section("rope_parameters")
     for name in rope:
         if name not in _SETTINGS:
             raise rope.refusal(name, "absent: this exporter does not know it")

@@ -61,6 +61,8 @@ class Traits:
     """Whether each query and key head is normed before it is rotated."""
     interleaved: bool = False
     """Whether GGUF files keep q and k as x0 y0 x1 y1 ... rotary pairs, and not half-split."""
+    head_dim: int | None = None
+    """Of folders that name none; the heads' share of the hidden size if not given."""
     window: int | None = None
     """Positions that attention sees, if not all: no longer context is exact."""
 
@@ -135,7 +137,7 @@ def from_hugging_face(source: HuggingFaceFolder, traits: Traits) -> Blueprint:
     settings.section("rope_parameters").require("partial_rotary_factor", 1)
     hidden = settings.integer("hidden_size", high=checkpoint.MAX_SIZE)
     heads = settings.integer("num_attention_heads", high=checkpoint.MAX_HEADS)
-    head_dim = settings.integer("head_dim", hidden // heads, high=checkpoint.MAX_HEAD_DIM)
+    head_dim = settings.integer("head_dim", traits.head_dim or hidden // heads, high=checkpoint.MAX_HEAD_DIM)
     context = settings.integer("max_position_embeddings", high=checkpoint.MAX_CONTEXT)
     config = DecoderConfig(
         num_layers=settings.integer("num_hidden_layers", high=checkpoint.MAX_LAYERS),
@@ -199,7 +201,7 @@ def from_gguf(source: GgufFile, traits: Traits) -> Blueprint:
 
 
 def half_split_rows(array: FloatArray, heads: int) -> FloatArray:
-    """Reorders the rows of each head, [heads * head_dim, ...], from interleaved rotary pairs (x0 y0 x1 y1 ...)
+    """Reorders the rows of each head, [heads * head_dim, ...], from interleaved pairs (x0 y0 x1 y1 ...)
     to half-split ones (x0 x1 ... y0 y1 ...).
     """
     pairs = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])

@@ -33,7 +33,7 @@ from cadenza.server.runner.litert.lane_kernel import (
     lane_kernel,
 )
 from cadenza.server.runner.litert.sampling import NOT_FINITE
-from cadenza.v1.manifest_pb2 import PRECISION_FLOAT32, ModelManifest
+from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
@@ -253,7 +253,7 @@ def _step_memory(rows: int, slices: int, blocks: int) -> StepMemory:
 
 def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
     shape = manifest.decoder
-    dtype = np.float32 if manifest.cpu.precision == PRECISION_FLOAT32 else np.uint16
+    dtype = np.uint16 if manifest.cpu.precision == PRECISION_INT8 else np.float32
     per_block = (
         2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * np.dtype(dtype).itemsize
     )
@@ -265,17 +265,23 @@ def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions
         np.array(shape.rotary.inverse_frequencies, np.float32),
     )
     pool = (shape.num_layers, num_blocks, shape.num_kv_heads)
-    embedding = np.asarray(np.load(cpu_dir / manifest.cpu.embedding, mmap_mode="r"))
+    embedding = _mapped(cpu_dir / manifest.cpu.embedding)
     learned = manifest.cpu.position_embedding
     return ModelMemory(
         embedding=embedding,
-        positions=np.load(cpu_dir / learned) if learned else embedding[:0],
+        positions=_mapped(cpu_dir / learned) if learned else embedding[:0],
         cosines=np.cos(angles),
         sines=np.sin(angles),
         keys=aligned((*pool, shape.head_dim, BLOCK_SIZE), dtype),
         values=aligned((*pool, BLOCK_SIZE, shape.head_dim), dtype),
         scale=np.float32(shape.attention_scale),
     )
+
+
+def _mapped(path: Path) -> NDArray[np.float32]:
+    """A NumPy file as memory that is read when it is touched; always the same type to Numba."""
+    array: NDArray[np.float32] = np.asarray(np.load(path, mmap_mode="r"))
+    return array
 
 
 def _default_kv_bytes(max_context: int, per_block: int) -> int:
