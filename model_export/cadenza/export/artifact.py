@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cadenza.export.errors import OutputError
+from google.protobuf import json_format
 
+from cadenza.export.errors import ArtifactError, OutputError
+from cadenza.v1.manifest_pb2 import ModelManifest
+
+CONTRACT_VERSION = 2
 EXTRA = "assets.extra"
 CHECKSUMS = f"{EXTRA}/SHA256SUMS"
 
@@ -59,6 +63,41 @@ def write_checksums(folder: Path) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     lines = [f"{sha256(folder / name)}  {name}\n" for name in names if name != CHECKSUMS]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def checksum_errors(folder: Path) -> list[str]:
+    """What SHA256SUMS and the files below the folder do not agree on, one line each; empty if they do."""
+    try:
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{CHECKSUMS} cannot be read: {error}"]
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    errors = [f"{name} is missing" for name in sorted(expected.keys() - present)]
+    errors += [f"{name} is not listed" for name in sorted(present - expected.keys() - {CHECKSUMS})]
+    common = sorted(expected.keys() & present)
+    return errors + [f"{name} is corrupted" for name in common if sha256(folder / name) != expected[name]]
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """The manifest of an artifact.
+
+    Raises:
+        ArtifactError: there is none that this release knows.
+    """
+    path = folder / EXTRA / "manifest.json"
+    try:
+        manifest = json_format.Parse(path.read_text(encoding="utf-8"), ModelManifest())
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); give a version folder") from error
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is no manifest that this release knows: {error}") from error
+    if manifest.contract_version != CONTRACT_VERSION:
+        raise ArtifactError(
+            f"{path} has contract_version {manifest.contract_version}; this release knows "
+            f"{CONTRACT_VERSION}: export the model again"
+        )
+    return manifest
 
 
 def sha256(path: Path) -> str:

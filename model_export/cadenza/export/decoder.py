@@ -4,7 +4,9 @@ The SavedModel's signatures and the CPU program's segments are all composed of t
 Rows are the tokens of all sequences, one below the other: [R, ...]. Only attention knows of sequences.
 """
 
-import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -14,8 +16,7 @@ Layer = LayerWeights[tf.Tensor]
 Weights = DecoderWeights[tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerCache:
+class LayerCache(NamedTuple):
     """What attention keeps of the tokens before: keys, rotated, and values, [B, kv_heads, S, head_dim]."""
 
     keys: tf.Tensor
@@ -24,6 +25,9 @@ class LayerCache:
 
 Cache = tuple[LayerCache, ...]
 """One LayerCache a layer."""
+
+Extend = Callable[[Cache, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Cache]]
+"""`extend` of some decoder: cache, token ids, positions, visible -> hidden states, longer cache."""
 
 
 def norm(config: DecoderConfig, weights: Affine[tf.Tensor], hidden: tf.Tensor) -> tf.Tensor:
@@ -207,13 +211,16 @@ def head(config: DecoderConfig, weights: Weights, hidden: tf.Tensor) -> tf.Tenso
     return linear(weights.head, norm(config, weights.final_norm, hidden))
 
 
-def logits(config: DecoderConfig, weights: Weights, token_ids: tf.Tensor) -> tf.Tensor:
-    """Token ids int32 [B, T] -> next-token logits float32 [B, T, V]."""
+def logits(
+    config: DecoderConfig, weights: Weights, token_ids: tf.Tensor, advance: Extend | None = None
+) -> tf.Tensor:
+    """Token ids int32 [B, T] -> next-token logits float32 [B, T, V], by `advance` where it is given."""
+    advance = advance or functools.partial(extend, config, weights)
     batch, length = tf.unstack(tf.shape(token_ids))
     positions = tf.range(length)
     visible = (positions[None, :] <= positions[:, None])[None]
     everywhere = tf.tile(positions[None], [batch, 1])
-    hidden, _ = extend(config, weights, empty_cache(config, batch), token_ids, everywhere, visible)
+    hidden, _ = advance(empty_cache(config, batch), token_ids, everywhere, visible)
     return tf.reshape(head(config, weights, hidden), [batch, length, config.vocabulary_size])
 
 

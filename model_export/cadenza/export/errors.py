@@ -5,7 +5,8 @@ ExportError
 ├── UnsupportedModelError  a setting that cannot be exported exactly
 ├── TensorError            a tensor is missing, unexpected or of the wrong shape
 ├── TokenizerError         the tokenizer cannot be carried over exactly
-└── OutputError            the output folder cannot be written
+├── OutputError            the output folder cannot be written
+└── ArtifactError          a folder is no artifact, or one of another contract version
 """
 
 
@@ -31,3 +32,7 @@ class TokenizerError(ExportError):
 
 class OutputError(ExportError):
     """The output folder exists, has no version number for a name, or cannot be written."""
+
+
+class ArtifactError(ExportError):
+    """A folder is not what an export writes, or has a contract version that this release does not know."""

@@ -12,7 +12,7 @@ from cadenza.export import artifact
 from cadenza.export.calibration import calibration_tokens
 from cadenza.export.errors import SourceError
 from cadenza.export.families import blueprint as read_blueprint
-from cadenza.export.manifest import manifest_json
+from cadenza.export.manifest import as_json, manifest
 from cadenza.export.model import Blueprint, Precision
 from cadenza.export.sources.gguf import GgufFile
 from cadenza.export.sources.hugging_face import HuggingFaceFolder
@@ -60,20 +60,41 @@ def export(
     artifact.check_output(output, overwrite=overwrite)
     opened = open_source(path)
     with artifact.new_artifact(output, overwrite=overwrite) as folder:
-        from cadenza.export.saved_model import write_saved_model
-        from cadenza.export.weights import write_cpu_program
-
-        extra = folder / artifact.EXTRA
-        (extra / "cpu").mkdir(parents=True)
-        tokens = calibration_tokens(opened.tokenizer.tokenizer_json, opened.blueprint.config.max_context)
-        written = write_cpu_program(
-            opened.blueprint, opened.source, extra / "cpu", precision, progress, tokens
-        )
-        write_saved_model(opened.blueprint.config, written.weights, folder)
-        (extra / "tokenizer.json").write_text(opened.tokenizer.tokenizer_json, encoding="utf-8")
-        if opened.tokenizer.chat_template is not None:
-            (extra / "chat_template.jinja").write_text(opened.tokenizer.chat_template, encoding="utf-8")
-        sums = [artifact.sha256(file) for file in opened.source.files]
-        manifest = manifest_json(opened.blueprint, opened.tokenizer, written.cpu, opened.source.name, sums)
-        (extra / "manifest.json").write_text(manifest, encoding="utf-8")
+        _write(opened, folder, precision, progress, output.parent.name)
         artifact.write_checksums(folder)
+
+
+def _write(opened: Export, folder: Path, precision: Precision, progress: Progress, model: str) -> None:
+    from cadenza.export.generation import Generator
+    from cadenza.export.golden import golden_vectors
+    from cadenza.export.saved_model import Pipeline, write_saved_model
+    from cadenza.export.text.graph import GraphTokenizer
+    from cadenza.export.warmup import write_warmup_requests
+    from cadenza.export.weights import write_cpu_program
+
+    blueprint, files = opened.blueprint, opened.tokenizer
+    extra = folder / artifact.EXTRA
+    (extra / "cpu").mkdir(parents=True)
+    tokens = calibration_tokens(files.tokenizer_json, blueprint.config.max_context)
+    written = write_cpu_program(blueprint, opened.source, extra / "cpu", precision, progress, tokens)
+    sums = [artifact.sha256(file) for file in opened.source.files]
+    description = manifest(blueprint, files, written.cpu, opened.source.name, sums)
+
+    generator = Generator(blueprint.config, written.weights, files.eos_token_ids)
+    golden = golden_vectors(generator, files, description.decoder, extra / "cpu", written.cpu)
+    bos = files.bos_token_id if files.add_bos_token else None
+    tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
+    write_saved_model(
+        Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens), folder
+    )
+    write_warmup_requests(model, extra)
+
+    texts = {
+        "tokenizer.json": files.tokenizer_json,
+        "chat_template.jinja": files.chat_template,
+        "golden.json": as_json(golden),
+        "manifest.json": as_json(description),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            (extra / name).write_text(text, encoding="utf-8")

@@ -4,31 +4,32 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
+from cadenza.export.artifact import CONTRACT_VERSION
 from cadenza.export.model import Blueprint, DecoderConfig
 from cadenza.export.tokenizer import TokenizerFiles
 from cadenza.v1 import manifest_pb2
 
-CONTRACT_VERSION = 2
 DEFAULT_MAX_TOKENS = 256
 
 
-def manifest_json(
+def manifest(
     blueprint: Blueprint,
     tokenizer: TokenizerFiles,
     cpu: manifest_pb2.CpuProgram,
     source: str,
     source_sha256: Sequence[str],
-) -> str:
-    """The manifest as JSON text; source_sha256 are the sums of the source's weight files."""
-    manifest = manifest_pb2.ModelManifest(
+) -> manifest_pb2.ModelManifest:
+    """The manifest; source_sha256 are the sums of the source's weight files."""
+    return manifest_pb2.ModelManifest(
         contract_version=CONTRACT_VERSION,
         producer=f"cadenza-export {version('cadenza')}",
         source=source,
         source_sha256=source_sha256,
         family=blueprint.family,
         parameter_count=blueprint.parameter_count(),
-        decoder=_decoder(blueprint.config),
+        decoder=decoder_shape(blueprint.config),
         tokenizer=manifest_pb2.TokenizerInfo(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_ids=tokenizer.eos_token_ids,
@@ -37,10 +38,15 @@ def manifest_json(
         default_max_tokens=DEFAULT_MAX_TOKENS,
         cpu=cpu,
     )
-    return str(json_format.MessageToJson(manifest, preserving_proto_field_name=True)) + "\n"
 
 
-def _decoder(config: DecoderConfig) -> manifest_pb2.DecoderShape:
+def as_json(message: Message) -> str:
+    """A message as the JSON text that artifacts keep."""
+    return str(json_format.MessageToJson(message, preserving_proto_field_name=True)) + "\n"
+
+
+def decoder_shape(config: DecoderConfig) -> manifest_pb2.DecoderShape:
+    """The sizes that a runner needs."""
     return manifest_pb2.DecoderShape(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
