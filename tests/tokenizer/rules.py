@@ -1,6 +1,5 @@
-"""Tokenizers with the rules of known families, on vocabularies that can be had: GPT-2's, SmolLM2's, trained ones."""
+"""Tokenizers with the rules of known families, on the vocabularies that can be had: GPT-2's and SmolLM2's."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -87,7 +86,7 @@ def tekken() -> Tokenizer:
 
 @functools.cache
 def deepseek_coder() -> Tokenizer:
-    """DeepSeek Coder's rules: several splits after one another, of which not every one covers all of the text."""
+    """DeepSeek Coder's rules: several splits after one another, which leave parts of the text unmatched."""
     tokenizer = _split_by(QWEN2)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -101,7 +100,7 @@ def deepseek_coder() -> Tokenizer:
 
 @functools.cache
 def strange_tokens() -> Tokenizer:
-    """Added tokens that overlap, hold marks to be composed, characters of regular expressions, or byte characters."""
+    """Added tokens that overlap, are not in form C, or hold signs of regular expressions or of bytes."""
     tokenizer = Tokenizer.from_str(pythia().to_str())
     tokenizer.add_tokens(
         [

@@ -6,10 +6,9 @@ Only byte-level BPE is carried over: that is what the served text pipeline repro
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 from tokenizers import decoders as decoder_kinds
 from tokenizers import models as model_kinds
-from tokenizers import normalizers
 from tokenizers import pre_tokenizers as splitters
 from tokenizers import processors as processor_kinds
 

@@ -105,7 +105,8 @@ def _check_model(model: Json) -> None:
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(name):
             raise TokenizerError(
-                f"model.{name} of tokenizer.json is {model[name]!r}; only byte-level BPE without it is supported"
+                f"model.{name} of tokenizer.json is {model[name]!r}; "
+                "only byte-level BPE without it is supported"
             )
 
 
@@ -191,8 +192,8 @@ def _byte_ids(model: Json, vocabulary: Mapping[str, int], byte_of: Mapping[str, 
     missing = [byte for byte in np.flatnonzero(ids < 0).tolist() if byte not in _NEVER_IN_UTF8]
     if missing and model.get("unk_token") is not None:
         raise TokenizerError(
-            f"model.vocab of tokenizer.json has no token for the bytes {missing[:8]} and model.unk_token is "
-            f"{model['unk_token']!r}; a byte-level BPE needs no unknown token: add the bytes or set it to null"
+            f"model.vocab of tokenizer.json has no token for the bytes {missing[:8]} and model.unk_token "
+            f"is {model['unk_token']!r}; give each byte a token, or set model.unk_token to null"
         )
     return ids
 
@@ -213,7 +214,7 @@ def _merges(
 def _check_order(ordered: Sequence[tuple[str, ...]]) -> None:
     """A token that a merge uses must be made by better merges only.
 
-    Then no merge opens the way to a better one, so all places of the best merge in a word may be merged at once.
+    Then no merge opens the way to a better one: all places of the best merge in a word may go at once.
     """
     last_made = {left + right: rank for rank, (left, right) in enumerate(ordered)}
     for rank, pair in enumerate(ordered):

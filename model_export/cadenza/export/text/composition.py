@@ -1,8 +1,8 @@
 """Unicode's normalization form C (UAX 15) in TensorFlow operations, from probed tables.
 
 Most texts are in form C already: one regular expression sees that. The others are decomposed by table, their
-combining characters are sorted by class, and pairs are composed: in each round the first composition of every segment (a
-starter that composes with nothing before it, and what follows it), until there is none.
+combining characters are sorted by class, and pairs are composed: in each round the first composition of every
+segment (a starter that composes with nothing before it, and what follows it), until there is none.
 """
 
 import tensorflow as tf

@@ -1,13 +1,13 @@
 """Byte-pair merging of many words at once, on flat vectors, in TensorFlow operations.
 
 State: the symbols of all words one after another, the word of each, and the rank of the merge that joins each
-symbol with the next (`NO_MERGE` where there is none, or where the next is another word's). Each turn merges every
-place that the sequential algorithm (best merge of the word first, leftmost first) is certain to merge.
+symbol with the next (`NO_MERGE` where there is none, or where the next is another word's). Each turn merges
+every place that the sequential algorithm (best merge of the word first, leftmost first) is certain to merge.
 
-Short words: all places of the word's best merge. Long words, which would need as many turns as they have different
-merges: also places whose merge is the best within `reach` symbols on either side. To spoil such a place, a
-better merge would have to make a token that reaches from outside of that window into it, longer than
-any token. Both rely on merges whose parts are made by better merges only (`compile` checks it).
+Short words: all places of the word's best merge. Long words, which would need as many turns as they have
+different merges: all places whose merge is the best within `reach` symbols on either side. To spoil such a
+place, better merges would have to make a token that begins outside of that window and reaches the place,
+longer than any token is. Both rely on merges whose parts are made by better merges only; `compile` checks it.
 """
 
 import tensorflow as tf
@@ -64,7 +64,7 @@ class Merger(tf.Module):
         return tf.RaggedTensor.from_value_rowids(ids, word, tf.cast(count, word.dtype), validate=False)
 
     def _start(self, words: tf.Tensor, ids: tf.Tensor, word: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Symbols before merging, without bytes that the vocabulary lacks; a word that is a token is one symbol."""
+        """Symbols before merging: no bytes that the vocabulary lacks; a word that is a token is one."""
         keep = ids >= 0
         if self._whole is not None:
             token = tf.gather(self._whole.lookup(words), word)

@@ -1,4 +1,4 @@
-"""Tables of Unicode's normalization form C (UAX 15), asked of `tokenizers` itself, whose Unicode version counts."""
+"""Tables of Unicode's normalization form C (UAX 15), asked of `tokenizers`: its Unicode version counts."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ _ABOVE_ALL: Final = "\u0345"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NfcTables:
-    """What form C needs to know of each character. Characters not named are starters that stay as they are."""
+    """What form C needs to know of characters. Those not named are starters that stay as they are."""
 
     changing: Ranges
     """A text without any of these is in form C already."""
@@ -63,7 +63,7 @@ def nfc_tables() -> NfcTables:
 
 
 def _pairs(composites: Sequence[str], decomposed: dict[str, str]) -> dict[tuple[str, str], str]:
-    """Which two characters each composite is made of: all but the last of its parts, composed, and the last."""
+    """The two characters that make each composite: all of its parts but the last, composed; and the last."""
     firsts = _each(normalizers.NFC(), [decomposed[composite][:-1] for composite in composites])
     pairs = {
         (first, decomposed[composite][-1]): composite
@@ -95,7 +95,9 @@ def _sorted_groups(marks: Sequence[str]) -> list[list[str]]:
     pivot, form = marks[0], normalizers.NFD()
     before = _each(form, [pivot + mark for mark in marks])
     behind = _each(form, [mark + pivot for mark in marks])
-    lower, equal, higher = [], [], []
+    lower: list[str] = []
+    equal: list[str] = []
+    higher: list[str] = []
     for mark, low, high in zip(marks, before, behind, strict=True):
         is_lower = mark != pivot and not low.startswith(pivot)
         is_higher = mark != pivot and high.startswith(pivot)

@@ -1,9 +1,9 @@
 """Pre-tokenization patterns, written for Oniguruma, translated to RE2.
 
 RE2 has neither Oniguruma's classes (its Unicode version differs) nor lookahead. Classes become explicit
-ranges. The one lookahead that is accepted is the tail that GPT-2 and its successors share, `\\s+(?!\\S)|\\s+`:
-the last character of a run of spaces goes to the word after it. `translate` replaces it by a first
-pass that puts a separator before that character; then `\\s+` alone is the tail.
+ranges. The one lookahead that is accepted is the tail that GPT-2 and its successors share,
+`\\s+(?!\\S)|\\s+`: the last character of a run of spaces goes to the word after it. A first pass puts a
+separator before that character; then `\\s+` alone is the tail.
 """
 
 import dataclasses

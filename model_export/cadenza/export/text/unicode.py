@@ -61,7 +61,7 @@ def code_points() -> tuple[int, ...]:
     Planes 0 to 3 and 14 in full. The other planes hold no characters (private use, or nothing yet): of them
     every 257th code point, and what lies between two of these is taken to be as the one before it.
     """
-    points = []
+    points: list[int] = []
     for plane in range(17):
         step = 1 if plane in _ASSIGNED_PLANES else _SAMPLE_STEP
         points += range(plane << 16, (plane + 1) << 16, step)

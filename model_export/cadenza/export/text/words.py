@@ -1,6 +1,6 @@
 """From texts to words: added tokens cut out, normalization, pre-tokenization, in TensorFlow operations.
 
-Pieces of all texts lie in flat vectors. Separators between pieces are the byte 0xFF, which valid UTF-8 never has.
+Pieces of all texts lie in flat vectors. Between pieces stands the byte 0xFF, which valid UTF-8 never has.
 """
 
 import dataclasses
