@@ -83,6 +83,7 @@ def _own_stderr() -> Iterator[TextIO]:
     """Keeps stderr for the caller; what native libraries print is held back, and shown on a crash."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's allocator never gives memory back
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "w", buffering=1) as ours, tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)

@@ -4,6 +4,8 @@ Every matmul becomes a FULLY_CONNECTED with constant weights, which XNNPACK take
 one scale per output row and the activations are quantised as they come. One segment is converted at a time.
 """
 
+import gc
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
@@ -15,7 +17,7 @@ Tensors = Mapping[str, tf.Tensor]
 
 
 class Segment:
-    """One flatbuffer to be: its inputs, what it computes and the variables it reads."""
+    """One flatbuffer to be: its inputs, what it computes and the variables it reads; converts once."""
 
     def __init__(
         self,
@@ -25,24 +27,28 @@ class Segment:
         variables: Iterable[tf.Variable],
     ) -> None:
         self.name = name
-        self._inputs = inputs
-        self._compute = compute
-        self._variables = variables
+        self._module = tf.Module()
+        self._module.weights = list(variables)
+        signature = [tf.TensorSpec([None, size], tf.float32, name) for name, size in inputs.items()]
+        self._module.run = tf.function(compute, input_signature=signature, autograph=False)
 
     def convert(self, *, int8: bool) -> bytes:
-        """The flatbuffer (weights int8 or float32), with a dynamic row count and one signature."""
-        module = tf.Module()
-        module.weights = list(self._variables)
-        signature = [tf.TensorSpec([None, size], tf.float32, name) for name, size in self._inputs.items()]
-        module.run = tf.function(self._compute, input_signature=signature, autograph=False)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [module.run.get_concrete_function()], module
-        )
-        # Weights lie behind the flatbuffer instead of in it: spares several copies of them while converting.
-        converter._experimental_use_buffer_offset = True  # noqa: SLF001
-        if int8:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        return bytes(converter.convert())
+        """The flatbuffer (weights int8 or float32), with a dynamic row count and one signature.
+
+        The segment lets go of its variables: while it is converted, its weights are in memory only as often
+        as the converter needs them.
+        """
+        with tempfile.TemporaryDirectory(prefix="cadenza-") as folder:
+            tf.saved_model.save(self._module, folder, signatures=self._module.run)
+            del self._module
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+            converter._trackable_obj = None  # noqa: SLF001  a copy of the weights that nothing reads
+            gc.collect()  # a traced function is a cycle that holds its weights
+            # Weights lie behind the flatbuffer instead of in it: spares several copies of them.
+            converter._experimental_use_buffer_offset = True  # noqa: SLF001
+            if int8:
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            return bytes(converter.convert())
 
 
 def head_segment(head: Affine[tf.Variable]) -> Segment:

@@ -19,6 +19,7 @@ from cadenza.export.model import Affine, DecoderConfig, FloatArray, LayerWeights
 
 _EXPONENTS = ((0.4, 0.0), (0.4, 0.5), (0.5, 0.0), (0.5, 0.25), (0.5, 0.5), (0.6, 0.5))
 """Tried per layer: powers of the activations' and the inverse weights' sizes."""
+_BLOCK_ROWS = 4096
 _SMALLEST = 1e-3
 _TINY = 1e-30
 
@@ -50,7 +51,7 @@ class Smoother:
 
     def table(self, table: FloatArray) -> FloatArray:
         """The embedding or the positions, whose rows are hidden states, for the turned stream."""
-        return self._turn(self._centre(table))
+        return self._turn(table, centred=self._centred)
 
     def final_norm_and_head(
         self, final_norm: Affine[FloatArray], head: Affine[FloatArray]
@@ -95,7 +96,7 @@ class Smoother:
         if norm.bias is not None:
             folded = linear.weight @ norm.bias
             bias = folded if bias is None else bias + folded
-        return Affine(self._turn(linear.weight * norm.weight), bias)
+        return Affine(self._turn(linear.weight, gain=norm.weight), bias)
 
     def _writer(self, linear: Affine[FloatArray]) -> Affine[FloatArray]:
         """A linear layer that adds to the stream."""
@@ -124,11 +125,16 @@ class Smoother:
         read = self._hidden if self.config.parallel_residual else hidden
         return hidden, decoder.mlp_inner(self.config, layer, read)
 
-    def _centre(self, rows: FloatArray) -> FloatArray:
-        return rows - rows.mean(axis=1, keepdims=True, dtype=np.float64) if self._centred else rows
-
-    def _turn(self, rows: FloatArray) -> FloatArray:
-        turned: FloatArray = tf.matmul(np.ascontiguousarray(rows, np.float32), self._rotation).numpy()
+    def _turn(self, rows: FloatArray, *, gain: FloatArray | None = None, centred: bool = False) -> FloatArray:
+        """Rows times the gain, or less their means, turned: block by block, as tables are large."""
+        turned = np.empty(rows.shape, np.float32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            if gain is not None:
+                block = block * gain
+            if centred:
+                block = block - block.mean(axis=1, keepdims=True, dtype=np.float64)
+            turned[start : start + _BLOCK_ROWS] = tf.matmul(block.astype(np.float32), self._rotation)
         return turned
 
 

@@ -1,7 +1,7 @@
 """Everything of an artifact that holds weights: the CPU program, the embedding table, the SavedModel.
 
-Weights are loaded once, when they are first needed, the largest conversion (the head) first: so the peak of
-memory stays near one float32 copy of the model and what one conversion takes.
+Weights are read twice: one table or layer at a time for the CPU program, then all of them for the SavedModel.
+So the peak of memory is one float32 copy of the model, or the conversion of its largest part, the head.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def write_cpu_program(
     progress: Progress,
     calibration: Sequence[Sequence[int]] = (),
 ) -> Written:
-    """Loads all weights and writes the CPU program to `folder`.
+    """Writes the CPU program to `folder` and loads all weights.
 
     An int8 program is made of smoothed weights (see smoothing.py); `calibration` holds the token ids of the
     texts whose activations are looked at, each not empty.
@@ -58,19 +58,19 @@ def write_cpu_program(
         TensorError: a tensor cannot be read or holds numbers that are not finite.
     """
     writer = _Writer(blueprint, source, folder, precision, progress, calibration)
-    weights = writer.convert()
+    writer.convert()
     program = manifest_pb2.CpuProgram(
         precision=manifest_pb2.Precision.Value(f"PRECISION_{precision.name}"),
         segments=writer.segments,
         head=writer.head,
         embedding=_EMBEDDING,
-        position_embedding="" if weights.positions is None else _POSITIONS,
+        position_embedding="" if blueprint.weights.positions is None else _POSITIONS,
     )
-    return Written(weights, program)
+    return Written(writer.load_all(), program)
 
 
 class _Writer:
-    """Loads weights and converts segments, one after the other."""
+    """Reads weights and converts segments, one after the other."""
 
     def __init__(
         self,
@@ -84,39 +84,63 @@ class _Writer:
         self.segments: list[str] = []
         self.head = ""
         self._blueprint = blueprint
+        self._stored = blueprint.weights
         self._source = source
         self._folder = folder
         self._precision = precision
         self._calibration = calibration
         self._progress = progress
-        self._task = progress.add_task("", total=blueprint.config.num_layers + 2)
+        self._task = progress.add_task("", total=blueprint.config.num_layers + 3)
 
-    def convert(self) -> DecoderWeights[tf.Variable]:
-        """Writes the head, the embedding and all segments; returns the weights, all loaded by then."""
+    def convert(self) -> None:
+        """Writes the embedding, the head and all segments."""
         self._progress.update(self._task, description="converting the head")
-        stored = self._blueprint.weights
-        outer = dataclasses.replace(stored, layers=()).map(self._load)
-        smoother = self._smoother(outer)
-        self._write_tables(smoother, outer)
-        final_norm, head = outer.final_norm, outer.head
-        if smoother is not None:
-            final_norm, head = smoother.final_norm_and_head(_arrays(final_norm), _arrays(head))
-        self.head = self._convert(cpu_program.head_segment(head.map(_as_float32, "head")))
-        del head
-        layers = self._convert_layers(smoother, final_norm.map(_as_float32, "final_norm"))
-        return dataclasses.replace(outer, layers=layers)
+        smoother = self._write_tables()
+        final_norm = self._convert_head(smoother)
+        self._convert_layers(smoother, final_norm)
 
-    def _convert_layers(
-        self, smoother: Smoother | None, final_norm: Affine[tf.Variable]
-    ) -> tuple[LayerWeights[tf.Variable], ...]:
+    def load_all(self) -> DecoderWeights[tf.Variable]:
+        """The SavedModel's weights."""
+        self._report("loading the weights")
+        bfloat16 = self._precision is Precision.BFLOAT16
+
+        def load(name: str, parts: Parts) -> tf.Variable:
+            array = self._blueprint.load(parts, self._source)
+            stored = array.astype(ml_dtypes.bfloat16) if bfloat16 else array
+            return tf.Variable(stored, trainable=False, name=name)
+
+        return self._stored.map(load)
+
+    def _write_tables(self) -> Smoother | None:
+        """Writes the embedding and the positions; the smoother takes what it needs of them."""
+        stored = {_EMBEDDING: self._stored.embedding, _POSITIONS: self._stored.positions}
+        tables = {name: self._array(name, parts) for name, parts in stored.items() if parts is not None}
+        smoother = None
+        if self._precision is Precision.INT8:
+            config, positions = self._blueprint.config, tables.get(_POSITIONS)
+            smoother = Smoother(config, tables[_EMBEDDING], positions, self._calibration)
+        for name, table in tables.items():
+            np.save(self._folder / name, table if smoother is None else smoother.table(table))
+        return smoother
+
+    def _convert_head(self, smoother: Smoother | None) -> Affine[FloatArray]:
+        """Writes the head; returns the final norm that belongs to it."""
+        final_norm = self._stored.final_norm.map(self._array, "final_norm")
+        head = self._stored.head.map(self._array, "head")
+        if smoother is not None:
+            final_norm, head = smoother.final_norm_and_head(final_norm, head)
+        segment = cpu_program.head_segment(head.map(_variable, "head"))
+        del head
+        self.head = self._convert(segment)
+        return final_norm
+
+    def _convert_layers(self, smoother: Smoother | None, final_norm: Affine[FloatArray]) -> None:
         config = self._blueprint.config if smoother is None else smoother.config
-        layers: list[LayerWeights[tf.Variable]] = []
         before: LayerWeights[tf.Variable] | None = None
-        for index, stored in enumerate(self._blueprint.weights.layers):
+        for index, stored in enumerate(self._stored.layers):
             self._report(f"converting layer {index + 1} of {config.num_layers}")
-            layers.append(stored.map(self._load, f"layer_{index:03d}_"))
-            layer = layers[-1] if smoother is None else smoother.layer(layers[-1].map(_array))
-            current = layer.map(_as_float32)
+            layer = stored.map(self._array, f"layer_{index:03d}_")
+            current = (layer if smoother is None else smoother.layer(layer)).map(_variable)
             if before is None:
                 self.segments.append(self._convert(cpu_program.first_segment(config, current)))
             else:
@@ -125,52 +149,25 @@ class _Writer:
             before = current
         self._report("converting the final norm")
         if before is not None:
-            self.segments.append(self._convert(cpu_program.last_segment(config, before, final_norm)))
-        return tuple(layers)
-
-    def _smoother(self, outer: DecoderWeights[tf.Variable]) -> Smoother | None:
-        if self._precision is not Precision.INT8:
-            return None
-        tables = (_array("", outer.embedding), _optional_array(outer.positions))
-        return Smoother(self._blueprint.config, *tables, self._calibration)
-
-    def _write_tables(self, smoother: Smoother | None, outer: DecoderWeights[tf.Variable]) -> None:
-        for name, variable in ((_EMBEDDING, outer.embedding), (_POSITIONS, outer.positions)):
-            if variable is not None:
-                table = _array(name, variable)
-                np.save(self._folder / name, table if smoother is None else smoother.table(table))
+            segment = cpu_program.last_segment(config, before, final_norm.map(_variable, "final_norm"))
+            self.segments.append(self._convert(segment))
 
     def _report(self, what: str) -> None:
         self._progress.update(self._task, description=what, advance=1)
 
-    def _load(self, name: str, parts: Parts) -> tf.Variable:
+    def _array(self, _name: str, parts: Parts) -> FloatArray:
+        """One weight as the CPU program computes with it."""
         array = self._blueprint.load(parts, self._source)
         if self._precision is Precision.BFLOAT16:
-            return tf.Variable(array.astype(ml_dtypes.bfloat16), trainable=False, name=name)
-        return tf.Variable(array, trainable=False, name=name)
+            return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+        return array
 
     def _convert(self, segment: cpu_program.Segment) -> str:
         file = f"{segment.name}.tflite"
         (self._folder / file).write_bytes(segment.convert(int8=self._precision is Precision.INT8))
-        gc.collect()  # a converted function is a cycle that holds its weights
+        gc.collect()  # a traced function is a cycle that holds its weights
         return file
 
 
-def _arrays(part: Affine[tf.Variable]) -> Affine[FloatArray]:
-    return part.map(_array, "")
-
-
-def _array(_name: str, variable: tf.Variable) -> FloatArray:
-    array: FloatArray = variable.numpy().astype(np.float32, copy=False)
-    return array
-
-
-def _optional_array(variable: tf.Variable | None) -> FloatArray | None:
-    return None if variable is None else _array("", variable)
-
-
-def _as_float32(_name: str, weight: tf.Variable | FloatArray) -> tf.Variable:
-    """The weight as a float32 variable, itself where it is one."""
-    if isinstance(weight, tf.Variable) and weight.dtype == tf.float32:
-        return weight
-    return tf.Variable(tf.cast(weight, tf.float32), trainable=False)
+def _variable(name: str, array: FloatArray) -> tf.Variable:
+    return tf.Variable(array, trainable=False, name=name)
