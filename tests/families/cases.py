@@ -29,12 +29,12 @@ PROMPTS: Final = (
 )
 """Of 2 to some 60 tokens; the second starts a line's indentation, the last ends amid a word."""
 GREEDY_TOKENS: Final = 64
-LOGIT_ROWS: Final = 6
-LOGIT_COLUMNS: Final = 7
-"""The reference keeps every sixth row of a prompt's logits, counted from the last, and every seventh column."""
+LOGIT_ROWS: Final = 16
+LOGIT_COLUMNS: Final = 13
+"""The reference keeps every sixteenth row of logits, from the last one, and every thirteenth column."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One model: what its config.json says, and how its weights are made and stored."""
 
@@ -50,6 +50,11 @@ class Case:
     def architecture(self) -> str:
         """Hugging Face's name of the family."""
         return str(self.config["architectures"][0])
+
+    @property
+    def file_name(self) -> str:
+        """The name without what file systems and shells dislike."""
+        return self.name.replace(",", "").replace(" ", "-")
 
     def weights(self) -> Iterator[tuple[str, Float32]]:
         """All weights by their names, rounded as they are stored; in the order of the file."""

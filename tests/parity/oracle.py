@@ -200,7 +200,7 @@ def _long_run(oracle: Oracle) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes indented JSON with every list of numbers on one line."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\n[-\d.,e\s]+\]", lambda match: " ".join(match[0].split()), text)
@@ -213,8 +213,8 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     oracle = Oracle(data_file(SMOLLM2))
     scored = oracle.tokenizer(humaneval_text())["input_ids"][:SCORED_TOKENS]
-    _write_json(output / "reference.json", _reference(oracle, scored))
-    _write_json(output / "long.json", _long_run(oracle))
+    write_json(output / "reference.json", _reference(oracle, scored))
+    write_json(output / "long.json", _long_run(oracle))
     np.save(output / "logits.npy", oracle.logits(scored)[-KEPT_LOGIT_ROWS:].numpy())
 
 

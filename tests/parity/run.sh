@@ -15,4 +15,5 @@ if ! cmp -s tests/parity/requirements.txt "$venv/installed.txt"; then
 fi
 echo "Asking the oracle (minutes on two cores)"
 "$venv/bin/python" -m tests.parity.oracle "$output"
+"$venv/bin/python" -m tests.parity.families "$output"
 .venv/bin/pytest tests/parity

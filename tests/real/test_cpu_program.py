@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.data import artifact_tokenizer
 from tests.real.checks import GreedyCase, Reference, greedy_differences, mean_nll
-from tests.real.cpu_program import load_runner
+from tests.real.cpu_program import generate, load_runner, step_logits
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
 from cadenza.server.runner.litert import LiteRTRunner
-from cadenza.server.runner.litert.lane_kernel import SAMPLE_BEGIN, SAMPLE_END
 
 pytestmark = pytest.mark.real_model
 
@@ -65,45 +63,6 @@ def test_float32_greedy_tokens_are_the_oracles(float32: LiteRTRunner, reference:
     assert [found for found in differences if not found.is_tie] == []
 
 
-def generate(
-    runner: LiteRTRunner,
-    prompts: Sequence[Sequence[int]],
-    count: int,
-    sampling: SamplingParams = GREEDY,
-    *,
-    chunk: int = 64,
-    blocks: Sequence[Sequence[int]] | None = None,
-) -> list[list[int]]:
-    """Generates for all prompts in one batch; `blocks` are the sequences' block tables."""
-    pending = [list(prompt) for prompt in prompts]
-    computed = [0] * len(prompts)
-    generated: list[list[int]] = [[] for _ in prompts]
-    tables = blocks or [range(8 * index, 8 * index + 8) for index in range(len(prompts))]
-    while any(len(tokens) < count for tokens in generated):
-        room = runner.limits.max_step_tokens
-        taken = []
-        for tokens in pending:
-            taken.append(min(chunk, len(tokens), room))
-            room -= taken[-1]
-        active = [index for index, size in enumerate(taken) if size and len(generated[index]) < count]
-        slices = [
-            SequenceSlice(
-                pending[index][: taken[index]],
-                computed[index],
-                tables[index],
-                sampling if taken[index] == len(pending[index]) else None,
-            )
-            for index in active
-        ]
-        for index, token in zip(active, runner.step(StepBatch(slices)).token_ids, strict=True):
-            computed[index] += taken[index]
-            pending[index] = pending[index][taken[index] :]
-            if token >= 0:
-                generated[index].append(token)
-                pending[index] = [token]
-    return generated
-
-
 def some_prompts(cases: Sequence[GreedyCase], count: int) -> list[tuple[int, ...]]:
     """Prompts of mixed lengths, 3 to 150 tokens."""
     tokens = [token for case in cases for token in case.prompt]
@@ -118,18 +77,6 @@ def test_tokens_are_the_same_alone_and_in_a_batch(
     together = generate(int8, prompts, 12, sampling)
     alone = [generate(int8, [prompt], 12, sampling)[0] for prompt in prompts]
     assert together == alone
-
-
-def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
-    """[S, V] The logits of a step's slices, each of which wants a token, as the lanes left them."""
-    runner.step(batch)
-    rows: list[NDArray[np.float32]] = []
-    for lane in runner._lanes:
-        count = int(lane.memory.control[SAMPLE_END] - lane.memory.control[SAMPLE_BEGIN])
-        rows += [lane.memory.logits[index].copy() for index in range(count)]
-        if len(rows) == len(batch.slices):
-            break
-    return np.stack(rows)
 
 
 def test_logits_are_equal_bit_for_bit_alone_in_a_batch_and_on_any_number_of_lanes(

@@ -1,0 +1,111 @@
+"""Every model of the family tests, exported and loaded at most once, when a test first asks for it."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.families import catalogue
+from tests.families.cases import Case, write
+from tests.real.checks import LogitsFunction
+from tests.real.cpu_program import load_runner
+from tests.real.saved_model import load_logits
+
+from cadenza.export.exporter import export, open_source
+from cadenza.export.model import Precision
+from cadenza.server.runner.litert import LiteRTRunner
+
+REFERENCE: Final = Path(__file__).parents[1] / "reference" / "families.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PromptReference:
+    """What transformers says of one prompt and its greedy continuation."""
+
+    prompt: list[int]
+    completion: list[int]
+    logits: npt.NDArray[np.float64]
+    """What `cases.kept` keeps of the logits of prompt and completion."""
+    largest_logit: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CaseReference:
+    """What transformers says of one model."""
+
+    weights_sha256: str
+    prompts: list[PromptReference]
+
+
+class Models:
+    """Exports and loads the models of the catalogue, and keeps them; `close` ends the runners."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runners: list[LiteRTRunner] = []
+        self.source = functools.cache(self._write)
+        self.opened = functools.cache(lambda case: open_source(self.source(case)))
+        self.artifact = functools.cache(self._export)
+        self.logits: Callable[[Case, Precision], LogitsFunction] = functools.cache(self._load)
+        self.runner = functools.cache(self._run)
+
+    def close(self) -> None:
+        """Ends all runners."""
+        for runner in self._runners:
+            runner.close()
+
+    def _write(self, case: Case) -> Path:
+        return write(case, self._folder / case.file_name / "source")
+
+    def _export(self, case: Case, precision: Precision) -> Path:
+        output = self._folder / case.file_name / precision.value / "1"
+        export(self.source(case), output, precision)
+        return output
+
+    def _load(self, case: Case, precision: Precision) -> LogitsFunction:
+        return load_logits(self.artifact(case, precision))
+
+    def _run(self, case: Case, precision: Precision, lanes: int = 2) -> LiteRTRunner:
+        self._runners.append(load_runner(self.artifact(case, precision), lanes=lanes))
+        return self._runners[-1]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The catalogue's models."""
+    result = Models(tmp_path_factory.mktemp("families"))
+    yield result
+    result.close()
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, CaseReference]:
+    """The oracle's answers by the cases' names."""
+    content: dict[str, Any] = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    return {
+        entry["name"]: CaseReference(entry["weights_sha256"], [_prompt(part) for part in entry["prompts"]])
+        for entry in content["cases"]
+    }
+
+
+@pytest.fixture(params=catalogue.CASES, ids=lambda case: case.file_name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every model of the catalogue in turn."""
+    result: Case = request.param
+    return result
+
+
+@pytest.fixture
+def reference(case: Case, references: dict[str, CaseReference]) -> CaseReference:
+    """What transformers says of the case."""
+    return references[case.name]
+
+
+def _prompt(entry: dict[str, Any]) -> PromptReference:
+    logits = np.array(entry["logits"])
+    return PromptReference(entry["prompt"], entry["completion"], logits, entry["largest_logit"])

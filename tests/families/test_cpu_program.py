@@ -1,0 +1,89 @@
+"""The CPU program of every family, by the real runner, computes what transformers computes."""
+
+import numpy as np
+import pytest
+from tests.families.cases import Case
+from tests.families.catalogue import CASES
+from tests.families.conftest import CaseReference, Models
+from tests.families.test_saved_model import assert_equals_reference
+from tests.real.cpu_program import generate, step_logits
+
+from cadenza.export.model import Precision
+from cadenza.server.engine.request import GREEDY
+from cadenza.server.runner.base import SequenceSlice, StepBatch
+
+INT8_ERROR = {"GPT2LMHeadModel": 0.04, "GPTNeoXForCausalLM": 0.045}
+"""Largest root mean square error of int8 logits relative to theirs, of families with LayerNorm."""
+INT8_ERROR_GATED = 0.08
+INT8_CASES = [
+    case for case in CASES if case.name.startswith(("gpt2 without", "gpt_neox", "llama biases", "qwen3 tied"))
+]
+BFLOAT16_CASES = [
+    case for case in CASES if case.name in ("gpt2", "gpt_neox parallel", "qwen3 tied, own head size")
+]
+
+
+def test_logits_and_greedy_tokens_are_those_of_transformers(
+    case: Case, models: Models, reference: CaseReference
+) -> None:
+    assert_equals_reference(models.runner(case, Precision.FLOAT32).logits, reference)
+
+
+def test_logits_are_equal_bit_for_bit_alone_in_a_ragged_batch_and_on_any_number_of_lanes(
+    case: Case, models: Models, reference: CaseReference
+) -> None:
+    two, one = (models.runner(case, Precision.FLOAT32, lanes=lanes) for lanes in (2, 1))
+    prompts = [part.prompt for part in reference.prompts]
+    together = step_logits(two, StepBatch([ragged(index, prompt) for index, prompt in enumerate(prompts)]))
+    for prompt, expected in zip(prompts, together, strict=True):
+        for runner in (two, one):
+            assert np.array_equal(step_logits(runner, StepBatch([ragged(0, prompt)]))[0], expected)
+        assert np.array_equal(one.logits(prompt)[-1], expected)
+
+
+def test_greedy_tokens_of_a_ragged_batch_in_chunks_are_those_of_transformers(
+    case: Case, models: Models, reference: CaseReference
+) -> None:
+    runner = models.runner(case, Precision.FLOAT32)
+    prompts = [part.prompt for part in reference.prompts]
+    found = generate(runner, prompts, len(reference.prompts[0].completion), chunk=7)
+    assert found == [part.completion for part in reference.prompts]
+
+
+@pytest.mark.parametrize("case", INT8_CASES, ids=lambda case: case.file_name)
+def test_int8_program_is_close_to_the_float32_saved_model(
+    case: Case, models: Models, reference: CaseReference
+) -> None:
+    part = reference.prompts[-1]
+    token_ids = [*part.prompt, *part.completion]
+    expected = models.logits(case, Precision.FLOAT32)(token_ids)
+    found = models.runner(case, Precision.INT8).logits(token_ids)
+    error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+    assert error < INT8_ERROR.get(case.architecture, INT8_ERROR_GATED)
+
+
+@pytest.mark.parametrize("case", BFLOAT16_CASES, ids=lambda case: case.file_name)
+def test_bfloat16_saved_model_and_program_hold_the_same_rounded_weights(
+    case: Case, models: Models, reference: CaseReference
+) -> None:
+    import tensorflow as tf
+
+    part = reference.prompts[-1]
+    saved = models.logits(case, Precision.BFLOAT16)(part.prompt)
+    program = models.runner(case, Precision.BFLOAT16).logits(part.prompt)
+    assert np.abs(saved - program).max() <= 1e-4 * np.abs(saved).max()
+    exact = models.logits(case, Precision.FLOAT32)(part.prompt)
+    assert 1e-4 < np.abs(saved - exact).max() / np.abs(exact).max() < 0.05
+    variables = tf.train.load_checkpoint(
+        str(models.artifact(case, Precision.BFLOAT16) / "variables/variables")
+    )
+    kinds = [
+        kind for name, kind in variables.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name
+    ]
+    assert tf.bfloat16 in kinds
+    assert tf.float32 not in kinds
+
+
+def ragged(index: int, prompt: list[int]) -> SequenceSlice:
+    """A whole prompt in blocks of its own."""
+    return SequenceSlice(prompt, 0, range(8 * index, 8 * index + 8), GREEDY)
