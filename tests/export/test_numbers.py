@@ -30,7 +30,7 @@ def saved_model_logits(artifact: Path) -> tiny.Array:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(artifact))
-    assert list(loaded.signatures) == ["logits"]
+    assert "logits" in loaded.signatures
     result: tiny.Array = loaded.signatures["logits"](token_ids=tf.constant(IDS, tf.int32))["logits"].numpy()
     assert result.dtype == np.float32
     return result
