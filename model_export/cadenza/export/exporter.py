@@ -50,8 +50,10 @@ def export(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Writes the artifact of the model at `path` to `output`, whole or not at all.
+
+    Returns what its user should know, such as a context that was limited to stay exact.
 
     Raises:
         ExportError: the source cannot be exported exactly, or the output cannot be written.
@@ -62,6 +64,7 @@ def export(
     with artifact.new_artifact(output, overwrite=overwrite) as folder:
         _write(opened, folder, precision, progress, output.parent.name)
         artifact.write_checksums(folder)
+    return opened.blueprint.notes
 
 
 def _write(opened: Export, folder: Path, precision: Precision, progress: Progress, model: str) -> None:

@@ -20,17 +20,19 @@ _FORMATS = ("F32", "F16", "BF16")
 class HuggingFaceFolder:
     """An opened model folder; its tensors stay on disk until they are read.
 
+    With `weights=False` the folder needs no weight files and none are looked at: it has no tensors then.
+
     Raises:
         SourceError: a file that every such folder has is missing or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, weights: bool = True) -> None:
         self._path = path
         self.settings = Settings(self.json("config.json"), "config.json")
         self._formats: dict[str, str] = {}
         self._shapes: dict[str, Shape] = {}
         self._file_of: dict[str, Path] = {}
-        for file in self._weight_files():
+        for file in self._weight_files() if weights else ():
             self._index(file)
 
     @property
@@ -61,6 +63,11 @@ class HuggingFaceFolder:
             )
         with safe_open(self._file_of[name], framework="numpy") as file:
             return np.asarray(file.get_tensor(name)).astype(np.float32, copy=False)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weight files, or an index that names some."""
+        return any((self._path / name).exists() for name in (_SINGLE, _INDEX))
 
     def text(self, name: str) -> str | None:
         """A text file of the folder, None where there is none.
