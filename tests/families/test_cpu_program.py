@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.families.cases import Case
+from tests.families.cases import GREEDY_TOKENS, Case
 from tests.families.catalogue import CASES
 from tests.families.conftest import CaseReference, Models
 from tests.families.test_saved_model import assert_equals_reference
@@ -46,7 +46,8 @@ def test_greedy_tokens_of_a_ragged_batch_in_chunks_are_those_of_transformers(
 ) -> None:
     runner = models.runner(case, Precision.FLOAT32)
     prompts = [part.prompt for part in reference.prompts]
-    found = generate(runner, prompts, len(reference.prompts[0].completion), chunk=7)
+    tables = [blocks(index) for index in range(len(prompts))]
+    found = generate(runner, prompts, GREEDY_TOKENS, chunk=7, blocks=tables)
     assert found == [part.completion for part in reference.prompts]
 
 
@@ -86,4 +87,9 @@ def test_bfloat16_saved_model_and_program_hold_the_same_rounded_weights(
 
 def ragged(index: int, prompt: list[int]) -> SequenceSlice:
     """A whole prompt in blocks of its own."""
-    return SequenceSlice(prompt, 0, range(8 * index, 8 * index + 8), GREEDY)
+    return SequenceSlice(prompt, 0, blocks(index), GREEDY)
+
+
+def blocks(index: int) -> range:
+    """The KV blocks of a batch's sequence: enough for the longest prompt and its continuation."""
+    return range(4 * index, 4 * index + 4)
