@@ -193,8 +193,8 @@ def _parse(text: str) -> Tokenizer:
 
 def _default_template(value: object) -> str | None:
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
-        value = named.get("default")
+        templates = [item for item in value if isinstance(item, Mapping) and item.get("name") == "default"]
+        value = templates[-1].get("template") if templates else None
     return value if isinstance(value, str) else None
 
 

@@ -34,11 +34,11 @@ def blueprint(source: GgufFile | HuggingFaceFolder) -> Blueprint:
     settings = source.settings
     if isinstance(source, GgufFile):
         architecture = settings.get("general.architecture")
-        if architecture not in _GGUF:
+        if not isinstance(architecture, str) or architecture not in _GGUF:
             raise settings.refusal("general.architecture", f"one of {_one_of(_GGUF)}")
-        return _GGUF[str(architecture)](source)
+        return _GGUF[architecture](source)
     names = settings.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in _HUGGING_FACE:
+    if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in _HUGGING_FACE:
         raise settings.refusal("architectures", f"a list of one of {_one_of(_HUGGING_FACE)}")
     return _HUGGING_FACE[names[0]](source)
 
