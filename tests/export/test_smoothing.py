@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 from tests.export import tiny
 from tests.export.tiny import Array, Tiny, Weights
+from tests.families.cases import Case, write
+from tests.families.catalogue import CASES
 
 from cadenza.export import decoder
 from cadenza.export.calibration import calibration_tokens
@@ -89,6 +91,17 @@ def test_smoothed_weights_compute_the_same_logits(
     expected = logits(config, weights)
     found = logits(*smoothed(config, weights, tokens))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("tokens", [CALIBRATION, []], ids=["calibrated", "rotated only"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file_name)
+def test_smoothed_weights_of_every_family_compute_the_same_logits(
+    case: Case, tokens: list[list[int]], tmp_path: Path
+) -> None:
+    config, weights = load(write(case, tmp_path / "source"))
+    expected = logits(config, weights)
+    found = logits(*smoothed(config, weights, tokens))
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_outlier_channels_cost_the_int8_program_little(tmp_path: Path) -> None:
