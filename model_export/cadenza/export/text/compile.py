@@ -73,7 +73,7 @@ def compile_tokenizer(text: str) -> CompiledTokenizer:
     added = tokenizer.get_added_tokens_decoder()
     words = {token: token_id for token, token_id in vocabulary.items() if byte_of.keys() >= set(token)}
     tokens = {token_id: token for token, token_id in vocabulary.items()}
-    tokens |= {token_id: token.content for token_id, token in added.items()}
+    tokens |= {token_id: str(tokenizer.id_to_token(token_id)) for token_id in added}  # in the normalized form
     return CompiledTokenizer(
         raw_tokens=raw,
         normalized_tokens=normalized,
@@ -87,7 +87,9 @@ def compile_tokenizer(text: str) -> CompiledTokenizer:
         if model.get("ignore_merges")
         else {},
         token_bytes={token_id: _bytes(token, byte_of) for token_id, token in tokens.items()},
-        special_ids=frozenset(token_id for token_id, token in added.items() if token.special),
+        special_ids=frozenset(
+            token_id for token_id in added if not tokenizer.decode([token_id], skip_special_tokens=True)
+        ),
     )
 
 
