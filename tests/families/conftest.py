@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.families import catalogue
-from tests.families.cases import Case, write
+from tests.families.cases import PROMPTS, Case, kept, write
 from tests.real.checks import LogitsFunction
 from tests.real.cpu_program import load_runner
 from tests.real.saved_model import load_logits
@@ -20,6 +20,7 @@ from cadenza.export.exporter import export, open_source
 from cadenza.export.model import Precision
 from cadenza.server.runner.litert import LiteRTRunner
 
+LARGEST_DIFFERENCE: Final = 1e-4
 REFERENCE: Final = Path(__file__).parents[1] / "reference" / "families.json"
 
 
@@ -52,6 +53,7 @@ class Models:
         self.opened = functools.cache(lambda case: open_source(self.source(case)))
         self.artifact = functools.cache(self._export)
         self.logits: Callable[[Case, Precision], LogitsFunction] = functools.cache(self._load)
+        self.decoder = functools.cache(self._decoder)
         self.runner = functools.cache(self._run)
 
     def close(self) -> None:
@@ -70,7 +72,24 @@ class Models:
     def _load(self, case: Case, precision: Precision) -> LogitsFunction:
         return load_logits(self.artifact(case, precision))
 
-    def _run(self, case: Case, precision: Precision, lanes: int = 2) -> LiteRTRunner:
+    def _decoder(self, case: Case) -> LogitsFunction:
+        """The decoder's functions on the source's weights, without a SavedModel around them."""
+        import tensorflow as tf
+
+        from cadenza.export import decoder
+
+        opened = self.opened(case)
+        blueprint = opened.blueprint
+        weights = blueprint.weights.map(lambda _, parts: tf.constant(blueprint.load(parts, opened.source)))
+
+        def logits(token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+            ids = tf.constant([token_ids], tf.int32)
+            rows: npt.NDArray[np.float32] = decoder.logits(blueprint.config, weights, ids)[0].numpy()
+            return rows
+
+        return logits
+
+    def _run(self, case: Case, precision: Precision, lanes: int = 1) -> LiteRTRunner:
         self._runners.append(load_runner(self.artifact(case, precision), lanes=lanes))
         return self._runners[-1]
 
@@ -86,11 +105,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
 @pytest.fixture(scope="session")
 def references() -> dict[str, CaseReference]:
     """The oracle's answers by the cases' names."""
-    content: dict[str, Any] = json.loads(REFERENCE.read_text(encoding="utf-8"))
-    return {
-        entry["name"]: CaseReference(entry["weights_sha256"], [_prompt(part) for part in entry["prompts"]])
-        for entry in content["cases"]
-    }
+    return read_references(REFERENCE)
 
 
 @pytest.fixture(params=catalogue.CASES, ids=lambda case: case.file_name)
@@ -100,10 +115,42 @@ def case(request: pytest.FixtureRequest) -> Case:
     return result
 
 
+@pytest.fixture(params=catalogue.EXPORTED, ids=lambda case: case.file_name)
+def exported(request: pytest.FixtureRequest) -> Case:
+    """Every model that is exported whole, in turn."""
+    result: Case = request.param
+    return result
+
+
+@pytest.fixture
+def exported_reference(exported: Case, references: dict[str, CaseReference]) -> CaseReference:
+    """What transformers says of the exported case."""
+    return references[exported.name]
+
+
 @pytest.fixture
 def reference(case: Case, references: dict[str, CaseReference]) -> CaseReference:
     """What transformers says of the case."""
     return references[case.name]
+
+
+def assert_equals_reference(logits: LogitsFunction, reference: CaseReference) -> None:
+    """Logits within LARGEST_DIFFERENCE of the largest one; the greedy token at every step."""
+    assert len(reference.prompts) == len(PROMPTS)
+    for part in reference.prompts:
+        found = logits([*part.prompt, *part.completion])
+        difference = np.abs(kept(found) - part.logits).max()
+        assert difference <= LARGEST_DIFFERENCE * part.largest_logit
+        assert found[len(part.prompt) - 1 : -1].argmax(axis=-1).tolist() == part.completion
+
+
+def read_references(path: Path) -> dict[str, CaseReference]:
+    """The oracle's file, by the cases' names."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        entry["name"]: CaseReference(entry["weights_sha256"], [_prompt(part) for part in entry["prompts"]])
+        for entry in content["cases"]
+    }
 
 
 def _prompt(entry: dict[str, Any]) -> PromptReference:

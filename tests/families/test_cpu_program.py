@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 from tests.families.cases import GREEDY_TOKENS, Case
-from tests.families.catalogue import CASES
-from tests.families.conftest import CaseReference, Models
-from tests.families.test_saved_model import assert_equals_reference
+from tests.families.catalogue import EXPORTED
+from tests.families.conftest import CaseReference, Models, assert_equals_reference
 from tests.real.cpu_program import generate, step_logits
 
 from cadenza.export.model import Precision
@@ -15,25 +14,21 @@ from cadenza.server.runner.base import SequenceSlice, StepBatch
 INT8_ERROR = {"GPT2LMHeadModel": 0.04, "GPTNeoXForCausalLM": 0.045}
 """Largest root mean square error of int8 logits relative to theirs, of families with LayerNorm."""
 INT8_ERROR_GATED = 0.08
-INT8_CASES = [
-    case for case in CASES if case.name.startswith(("gpt2 without", "gpt_neox", "llama biases", "qwen3 tied"))
-]
-BFLOAT16_CASES = [
-    case for case in CASES if case.name in ("gpt2", "gpt_neox parallel", "qwen3 tied, own head size")
-]
+INT8_CASES = [case for case in EXPORTED if case.name.startswith(("gpt_neox", "qwen3"))]
+BFLOAT16_CASES = [case for case in EXPORTED if case.name.startswith("gpt2")]
 
 
 def test_logits_and_greedy_tokens_are_those_of_transformers(
-    case: Case, models: Models, reference: CaseReference
+    exported: Case, models: Models, exported_reference: CaseReference
 ) -> None:
-    assert_equals_reference(models.runner(case, Precision.FLOAT32).logits, reference)
+    assert_equals_reference(models.runner(exported, Precision.FLOAT32).logits, exported_reference)
 
 
 def test_logits_are_equal_bit_for_bit_alone_in_a_ragged_batch_and_on_any_number_of_lanes(
-    case: Case, models: Models, reference: CaseReference
+    exported: Case, models: Models, exported_reference: CaseReference
 ) -> None:
-    two, one = (models.runner(case, Precision.FLOAT32, lanes=lanes) for lanes in (2, 1))
-    prompts = [part.prompt for part in reference.prompts]
+    two, one = (models.runner(exported, Precision.FLOAT32, lanes=lanes) for lanes in (2, 1))
+    prompts = [part.prompt for part in exported_reference.prompts]
     together = step_logits(two, StepBatch([ragged(index, prompt) for index, prompt in enumerate(prompts)]))
     for prompt, expected in zip(prompts, together, strict=True):
         for runner in (two, one):
@@ -42,20 +37,20 @@ def test_logits_are_equal_bit_for_bit_alone_in_a_ragged_batch_and_on_any_number_
 
 
 def test_greedy_tokens_of_a_ragged_batch_in_chunks_are_those_of_transformers(
-    case: Case, models: Models, reference: CaseReference
+    exported: Case, models: Models, exported_reference: CaseReference
 ) -> None:
-    runner = models.runner(case, Precision.FLOAT32)
-    prompts = [part.prompt for part in reference.prompts]
+    runner = models.runner(exported, Precision.FLOAT32)
+    prompts = [part.prompt for part in exported_reference.prompts]
     tables = [blocks(index) for index in range(len(prompts))]
     found = generate(runner, prompts, GREEDY_TOKENS, chunk=7, blocks=tables)
-    assert found == [part.completion for part in reference.prompts]
+    assert found == [part.completion for part in exported_reference.prompts]
 
 
 @pytest.mark.parametrize("case", INT8_CASES, ids=lambda case: case.file_name)
 def test_int8_program_is_close_to_the_float32_saved_model(
-    case: Case, models: Models, reference: CaseReference
+    case: Case, models: Models, references: dict[str, CaseReference]
 ) -> None:
-    part = reference.prompts[-1]
+    part = references[case.name].prompts[-1]
     token_ids = [*part.prompt, *part.completion]
     expected = models.logits(case, Precision.FLOAT32)(token_ids)
     found = models.runner(case, Precision.INT8).logits(token_ids)
@@ -65,11 +60,11 @@ def test_int8_program_is_close_to_the_float32_saved_model(
 
 @pytest.mark.parametrize("case", BFLOAT16_CASES, ids=lambda case: case.file_name)
 def test_bfloat16_saved_model_and_program_hold_the_same_rounded_weights(
-    case: Case, models: Models, reference: CaseReference
+    case: Case, models: Models, references: dict[str, CaseReference]
 ) -> None:
     import tensorflow as tf
 
-    part = reference.prompts[-1]
+    part = references[case.name].prompts[-1]
     saved = models.logits(case, Precision.BFLOAT16)(part.prompt)
     program = models.runner(case, Precision.BFLOAT16).logits(part.prompt)
     assert np.abs(saved - program).max() <= 1e-4 * np.abs(saved).max()
