@@ -4,6 +4,7 @@ Everything that can be refused without weights is refused before TensorFlow is i
 """
 
 import dataclasses
+import gc
 from pathlib import Path
 
 from rich.progress import Progress
@@ -17,6 +18,8 @@ from cadenza.export.model import Blueprint, Precision
 from cadenza.export.sources.gguf import GgufFile
 from cadenza.export.sources.hugging_face import HuggingFaceFolder
 from cadenza.export.tokenizer import TokenizerFiles, read_tokenizer
+from cadenza.v1.golden_pb2 import GoldenVectors
+from cadenza.v1.manifest_pb2 import ModelManifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,30 +71,16 @@ def export(
 
 
 def _write(opened: Export, folder: Path, precision: Precision, progress: Progress, model: str) -> None:
-    from cadenza.export.generation import Generator
-    from cadenza.export.golden import golden_vectors
-    from cadenza.export.saved_model import Pipeline, write_saved_model
-    from cadenza.export.text.graph import GraphTokenizer
+    from cadenza.export.golden import add_cpu_digests
     from cadenza.export.warmup import write_warmup_requests
-    from cadenza.export.weights import write_cpu_program
 
-    blueprint, files = opened.blueprint, opened.tokenizer
+    files = opened.tokenizer
     extra = folder / artifact.EXTRA
     (extra / "cpu").mkdir(parents=True)
-    tokens = calibration_tokens(files.tokenizer_json, blueprint.config.max_context)
-    written = write_cpu_program(blueprint, opened.source, extra / "cpu", precision, progress, tokens)
-    sums = [artifact.sha256(file) for file in opened.source.files]
-    description = manifest(blueprint, files, written.cpu, opened.source.name, sums)
-
-    generator = Generator(blueprint.config, written.weights, files.eos_token_ids)
-    golden = golden_vectors(generator, files, description.decoder, extra / "cpu", written.cpu)
-    bos = files.bos_token_id if files.add_bos_token else None
-    tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
-    write_saved_model(
-        Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens), folder
-    )
+    description, golden = _write_programs(opened, folder, precision, progress)
+    gc.collect()  # the decoder's functions are cycles that hold all weights
+    add_cpu_digests(golden, description.decoder, extra / "cpu", description.cpu)
     write_warmup_requests(model, extra)
-
     texts = {
         "tokenizer.json": files.tokenizer_json,
         "chat_template.jinja": files.chat_template,
@@ -101,3 +90,27 @@ def _write(opened: Export, folder: Path, precision: Precision, progress: Progres
     for name, text in texts.items():
         if text is not None:
             (extra / name).write_text(text, encoding="utf-8")
+
+
+def _write_programs(
+    opened: Export, folder: Path, precision: Precision, progress: Progress
+) -> tuple[ModelManifest, GoldenVectors]:
+    """Writes all that holds weights; they are let go of when it returns."""
+    from cadenza.export.generation import Generator
+    from cadenza.export.golden import golden_vectors
+    from cadenza.export.saved_model import Pipeline, write_saved_model
+    from cadenza.export.text.graph import GraphTokenizer
+    from cadenza.export.weights import write_cpu_program
+
+    blueprint, files, cpu = opened.blueprint, opened.tokenizer, folder / artifact.EXTRA / "cpu"
+    tokens = calibration_tokens(files.tokenizer_json, blueprint.config.max_context)
+    written = write_cpu_program(blueprint, opened.source, cpu, precision, progress, tokens)
+    sums = [artifact.sha256(file) for file in opened.source.files]
+    description = manifest(blueprint, files, written.cpu, opened.source.name, sums)
+    generator = Generator(blueprint.config, written.weights, files.eos_token_ids)
+    golden = golden_vectors(generator, files, description.decoder)
+    bos = files.bos_token_id if files.add_bos_token else None
+    tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
+    pipeline = Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens)
+    write_saved_model(pipeline, folder)
+    return description, golden

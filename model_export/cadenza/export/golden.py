@@ -39,10 +39,8 @@ _TEXTS = (
 )
 
 
-def golden_vectors(
-    generator: Generator, tokenizer: TokenizerFiles, shape: DecoderShape, cpu_folder: Path, cpu: CpuProgram
-) -> GoldenVectors:
-    """Asks the tokenizer, the decoder and the CPU program for their answers."""
+def golden_vectors(generator: Generator, tokenizer: TokenizerFiles, shape: DecoderShape) -> GoldenVectors:
+    """Asks the tokenizer and the decoder for their answers; `add_cpu_digests` asks the CPU program."""
     ends = [_single(tokenizer, token_id) for token_id in tokenizer.eos_token_ids]
     texts = [*_TEXTS, *(f"before{end} after{end}{end}" for end in ends)]
     vectors = GoldenVectors(
@@ -55,18 +53,25 @@ def golden_vectors(
     completions = _complete(generator, list(prompts.values()))
     sequences = [[*prompt, *new] for prompt, new in zip(prompts.values(), completions, strict=True)]
     saved = [generator.logits(tf.constant([ids], tf.int32))[0].numpy() for ids in sequences]
-    on_cpu = cpu_logits(cpu_folder, shape, cpu, sequences)
-    for (text, prompt), new, one, other in zip(prompts.items(), completions, saved, on_cpu, strict=True):
+    for (text, prompt), new, logits in zip(prompts.items(), completions, saved, strict=True):
         vectors.completions.append(
             CompletionVector(
                 prompt=text,
                 prompt_token_ids=prompt,
                 token_ids=new,
-                saved_model=digest(one),
-                cpu=digest(other),
+                saved_model=digest(logits),
             )
         )
     return vectors
+
+
+def add_cpu_digests(vectors: GoldenVectors, shape: DecoderShape, cpu_folder: Path, cpu: CpuProgram) -> None:
+    """Asks the CPU program the same; on its own, as its weights take memory beside the decoder's."""
+    sequences = [[*vector.prompt_token_ids, *vector.token_ids] for vector in vectors.completions]
+    if sequences:
+        on_cpu = cpu_logits(cpu_folder, shape, cpu, sequences)
+        for vector, logits in zip(vectors.completions, on_cpu, strict=True):
+            vector.cpu.CopyFrom(digest(logits))
 
 
 def digest(logits: FloatArray) -> LogitsDigest:
