@@ -18,13 +18,14 @@ from cadenza.client import AsyncClient, Client, FinishReason
 pytestmark = pytest.mark.real_model
 
 QUESTION = "What is the capital of France?"
-ANSWER = "The capital of France is Paris."
+ANSWER = "The capital of France is Paris"
+"""How the answer begins; after it float32 itself leads by 0.3 logits only, which int8 may turn."""
 COMMAND = str(Path(sys.executable).with_name("cadenza"))
 
 
 def test_the_sdk_gets_the_answer(client: Client) -> None:
     completion = client.chat(QUESTION, temperature=0.0)
-    assert completion.text == ANSWER
+    assert completion.text.startswith(ANSWER)
     assert completion.finish_reason is FinishReason.STOP
     assert completion.usage.completion_tokens == len(completion.token_ids)
 
@@ -32,7 +33,7 @@ def test_the_sdk_gets_the_answer(client: Client) -> None:
 async def test_the_async_sdk_streams_the_answer(server: ServerProcess) -> None:
     async with AsyncClient(server.target) as client, client.stream_chat(QUESTION, temperature=0.0) as stream:
         pieces = [text async for text in stream.text()]
-    assert "".join(pieces) == ANSWER
+    assert "".join(pieces).startswith(ANSWER)
     assert len(pieces) > 3
 
 
@@ -41,7 +42,7 @@ def test_the_command_prints_the_answer(server: ServerProcess) -> None:
         [COMMAND, "--target", server.target, "chat", QUESTION, "--temperature", "0"],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.strip() == ANSWER
+    assert done.stdout.strip().startswith(ANSWER)
 
 
 def test_a_client_that_knows_nothing_but_reflection_gets_the_answer(server: ServerProcess) -> None:
@@ -58,7 +59,7 @@ def test_a_client_that_knows_nothing_but_reflection_gets_the_answer(server: Serv
             response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
         )
         answer = json.loads(json_format.MessageToJson(call(request, timeout=60), descriptor_pool=pool))
-    assert answer["choices"][0]["text"] == ANSWER
+    assert answer["choices"][0]["text"].startswith(ANSWER)
     assert answer["choices"][0]["finishReason"] == "FINISH_REASON_STOP"
 
 
