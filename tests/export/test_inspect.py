@@ -1,9 +1,7 @@
 """`cadenza-export inspect`: what it says of artifacts and sources, without reading or allocating weights."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from tests.export import tiny
 from tests.export.conftest import Exported
+from tests.memory import run
 
 from cadenza.export.__main__ import main
 
@@ -125,19 +124,15 @@ def test_sequences_that_are_no_number_are_wrong_usage(
 def test_gpt3_is_inspected_by_its_config_alone_in_little_memory(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GPT3))
     command = [sys.executable, "-m", "cadenza.export", "inspect", str(tmp_path)]
-    with (tmp_path / "said").open("w") as out:
-        process = subprocess.Popen(command, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    printed = (tmp_path / "said").read_text()
-    assert process.returncode == 0
-    assert usage.ru_maxrss * 1024 < MOST_RESIDENT
+    used = run(command)
+    assert used.status == 0
+    assert used.peak < MOST_RESIDENT
     d, layers = 12288, 96
     attention, mlp, norms = 4 * d * d + 4 * d, 8 * d * d + 5 * d, 4 * d
     parameters = (50257 + 2048) * d + layers * (attention + mlp + norms) + 2 * d
     assert f"{parameters:,}" == "174,604,259,328"
-    assert f"{parameters:,}" in printed
-    assert "float32 [?, ?, 50257]: shapes fit together" in printed
+    assert f"{parameters:,}" in used.printed
+    assert "float32 [?, ?, 50257]: shapes fit together" in used.printed
 
 
 def test_help_names_all_commands(capfd: pytest.CaptureFixture[str]) -> None:

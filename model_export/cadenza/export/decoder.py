@@ -51,9 +51,11 @@ def linear(weights: Affine[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
 
 
 def embed(weights: Weights, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Token ids and positions, both [R] -> hidden states [R, hidden_size]."""
-    hidden = tf.gather(weights.embedding, token_ids)
-    return hidden if weights.positions is None else hidden + tf.gather(weights.positions, positions)
+    """Token ids and positions, both [R] -> hidden states float32 [R, hidden_size]."""
+    hidden = _float32("", tf.gather(weights.embedding, token_ids))
+    if weights.positions is None:
+        return hidden
+    return hidden + _float32("", tf.gather(weights.positions, positions))
 
 
 def attention_input(config: DecoderConfig, layer: Layer, hidden: tf.Tensor) -> tf.Tensor:
@@ -186,7 +188,7 @@ def extend(
 
     Args:
         config: the decoder's sizes.
-        weights: float32.
+        weights: float32 or bfloat16; computed with as float32, widened one layer at a time.
         cache: of S positions.
         token_ids: int32 [B, T].
         positions: int32 [B, T].
@@ -198,7 +200,8 @@ def extend(
     batch = tf.shape(token_ids)[0]
     hidden = embed(weights, tf.reshape(token_ids, [-1]), tf.reshape(positions, [-1]))
     longer = []
-    for layer, before in zip(weights.layers, cache, strict=True):
+    for stored, before in zip(weights.layers, cache, strict=True):
+        layer = stored.map(_float32)
         query, new = query_and_cache(config, attention_input(config, layer, hidden), positions, batch)
         keys, values = tf.concat([before.keys, new.keys], 2), tf.concat([before.values, new.values], 2)
         longer.append(LayerCache(keys, values))
@@ -207,8 +210,9 @@ def extend(
 
 
 def head(config: DecoderConfig, weights: Weights, hidden: tf.Tensor) -> tf.Tensor:
-    """Hidden states [R, hidden_size] -> next-token logits [R, V]."""
-    return linear(weights.head, norm(config, weights.final_norm, hidden))
+    """Hidden states [R, hidden_size] -> next-token logits float32 [R, V]."""
+    normed = norm(config, weights.final_norm.map(_float32, "final_norm"), hidden)
+    return linear(weights.head.map(_float32, "head"), normed)
 
 
 def logits(
@@ -222,6 +226,10 @@ def logits(
     everywhere = tf.tile(positions[None], [batch, 1])
     hidden, _ = advance(empty_cache(config, batch), token_ids, everywhere, visible)
     return tf.reshape(head(config, weights, hidden), [batch, length, config.vocabulary_size])
+
+
+def _float32(_name: str, weight: tf.Tensor) -> tf.Tensor:
+    return tf.cast(weight, tf.float32)
 
 
 def _norm_heads(config: DecoderConfig, weights: Affine[tf.Tensor], rows: tf.Tensor, heads: int) -> tf.Tensor:

@@ -107,8 +107,8 @@ def _write_programs(
     written = write_cpu_program(blueprint, opened.source, cpu, precision, progress, tokens)
     sums = [artifact.sha256(file) for file in opened.source.files]
     description = manifest(blueprint, files, written.cpu, opened.source.name, sums)
+    golden = golden_vectors(blueprint.config, written.weights, files)
     generator = Generator(blueprint.config, written.weights, files.eos_token_ids)
-    golden = golden_vectors(generator, files, description.decoder)
     bos = files.bos_token_id if files.add_bos_token else None
     tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
     pipeline = Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens)

@@ -1,7 +1,8 @@
 """Golden vectors: what a model answers, recorded at export, to be compared on another machine.
 
-Texts go through the reference tokenizer (`tokenizers`), completions through the graph; logits are kept as
-digests, from the SavedModel's decoder and from the CPU program, on the same tokens.
+Texts go through the reference tokenizer (`tokenizers`), completions through the decoder's definition, run
+operation by operation: no graph is involved, so that the graph has something to be held against. Logits are
+kept as digests, from the decoder and from the CPU program, on the same tokens.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import Tokenizer
 
-from cadenza.export import sampling
+from cadenza.export import decoder
 from cadenza.export.cpu_reference import cpu_logits
-from cadenza.export.generation import Generator
-from cadenza.export.model import FloatArray
+from cadenza.export.model import DecoderConfig, DecoderWeights, FloatArray
 from cadenza.export.tokenizer import TokenizerFiles
 from cadenza.v1.golden_pb2 import CompletionVector, GoldenVectors, LogitsDigest, TokenizerVector
 from cadenza.v1.manifest_pb2 import CpuProgram, DecoderShape
@@ -39,21 +39,20 @@ _TEXTS = (
 )
 
 
-def golden_vectors(generator: Generator, tokenizer: TokenizerFiles, shape: DecoderShape) -> GoldenVectors:
+def golden_vectors(
+    config: DecoderConfig, weights: DecoderWeights[tf.Variable], tokenizer: TokenizerFiles
+) -> GoldenVectors:
     """Asks the tokenizer and the decoder for their answers; `add_cpu_digests` asks the CPU program."""
     ends = [_single(tokenizer, token_id) for token_id in tokenizer.eos_token_ids]
     texts = [*_TEXTS, *(f"before{end} after{end}{end}" for end in ends)]
     vectors = GoldenVectors(
         tokenizer=[TokenizerVector(text=text, token_ids=_encode(tokenizer, text)) for text in texts]
     )
-    encoded = {text: _encode(tokenizer, text) for text in _PROMPTS}
-    prompts = {text: ids for text, ids in encoded.items() if len(ids) + _NEW_TOKENS <= shape.max_context}
-    if not prompts:
-        return vectors
-    completions = _complete(generator, list(prompts.values()))
-    sequences = [[*prompt, *new] for prompt, new in zip(prompts.values(), completions, strict=True)]
-    saved = [generator.logits(tf.constant([ids], tf.int32))[0].numpy() for ids in sequences]
-    for (text, prompt), new, logits in zip(prompts.items(), completions, saved, strict=True):
+    for text in _PROMPTS:
+        prompt = _encode(tokenizer, text)
+        if len(prompt) + _NEW_TOKENS > config.max_context:
+            continue
+        new, logits = _complete(config, weights, prompt, tokenizer.eos_token_ids)
         vectors.completions.append(
             CompletionVector(
                 prompt=text,
@@ -89,13 +88,28 @@ def difference(found: LogitsDigest, expected: LogitsDigest) -> float:
     return float(np.abs(numbers[0] - numbers[1]).max() / np.abs(numbers[1]).max())
 
 
-def _complete(generator: Generator, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    ragged = tf.ragged.constant(prompts, tf.int32)
-    lengths = tf.cast(ragged.row_lengths(), tf.int32)
-    most = tf.fill([len(prompts)], _NEW_TOKENS)
-    result = generator.generate(ragged.to_tensor(), lengths, most, sampling.greedy(len(prompts)))
-    rows = zip(result.token_ids.numpy(), result.count.numpy(), strict=True)
-    return [row[:count].tolist() for row, count in rows]
+def _complete(
+    config: DecoderConfig,
+    weights: DecoderWeights[tf.Variable],
+    prompt: Sequence[int],
+    end_token_ids: Sequence[int],
+) -> tuple[list[int], FloatArray]:
+    """A greedy completion, and the logits after each token of the prompt and of it."""
+    cache = decoder.empty_cache(config, tf.constant(1))
+    new: list[int] = []
+    logits: list[FloatArray] = []
+    fresh, ended = list(prompt), False
+    while True:
+        length = len(prompt) + len(new)
+        positions = tf.range(length - len(fresh), length)[None]
+        visible = tf.range(length)[None, None] <= positions[:, :, None]
+        hidden, cache = decoder.extend(config, weights, cache, tf.constant([fresh]), positions, visible)
+        logits.append(decoder.head(config, weights, hidden).numpy())
+        if ended:
+            return new, np.concatenate(logits)
+        fresh = [int(logits[-1][-1].argmax())]
+        new += fresh
+        ended = len(new) == _NEW_TOKENS or fresh[0] in end_token_ids
 
 
 def _encode(tokenizer: TokenizerFiles, text: str) -> list[int]:

@@ -22,12 +22,21 @@ class GraphTokenizer(tf.Module):
         self._is_special = tf.constant(
             [token_id in compiled.special_ids for token_id in range(vocabulary_size)]
         )
+        text, flag = tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.bool)
+        ids = tf.RaggedTensorSpec([None, None], tf.int32)
+        self._tokenize = tf.function(self._tokenized, input_signature=[text], autograph=False)
+        self._detokenize = tf.function(self._detokenized, input_signature=[ids, flag], autograph=False)
 
     def tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Token ids of each text: string [B] -> int32 [B, (T)].
 
         Each invalid UTF-8 sequence counts as U+FFFD. Added tokens written in the text are recognised.
         """
+        ids: tf.RaggedTensor = self._tokenize(text)
+        return ids
+
+    def _tokenized(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """`tokenize`, once in the graph for all who call it."""
         valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         pieces = self._splitter.pieces(valid)
         words = self._splitter.words(pieces)
@@ -44,6 +53,10 @@ class GraphTokenizer(tf.Module):
         Raises:
             tf.errors.InvalidArgumentError: an id is not in [0, vocabulary_size).
         """
+        return self._detokenize(token_ids, tf.constant(special))
+
+    def _detokenized(self, token_ids: tf.RaggedTensor, special: tf.Tensor) -> tf.Tensor:
+        """`detokenize`, once in the graph for all who call it."""
         ids = token_ids.values
         in_range = tf.debugging.Assert(
             tf.reduce_all((ids >= 0) & (ids < self._vocabulary_size)),
@@ -54,11 +67,10 @@ class GraphTokenizer(tf.Module):
                 tf.reduce_max(ids),
             ],
         )
-        with tf.control_dependencies([in_range] if in_range is not None else []):
+        with tf.control_dependencies([in_range]):
             ids = tf.identity(ids)
-        tokens = tf.gather(self._tokens, ids)
-        if not special:
-            tokens = tf.where(tf.gather(self._is_special, ids), "", tokens)
+        dropped = tf.gather(self._is_special, ids) & ~special
+        tokens = tf.where(dropped, "", tf.gather(self._tokens, ids))
         joined = tf.strings.reduce_join(token_ids.with_values(tokens), axis=-1)
         return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
 
