@@ -23,8 +23,9 @@ class FinishReason(enum.Enum):
 class SamplingParams:
     """How the next token is chosen from the logits; temperature 0 is greedy.
 
-    The order is: logits / temperature, softmax, top_k, top_p, min_p, then one draw with a random number
-    that depends on (seed, position) alone.
+    The order is: logit_bias, repetition_penalty, presence_penalty and frequency_penalty on the logits; then
+    logits / temperature, softmax, top_k, top_p, min_p, and one draw with a random number that depends on
+    (seed, choice, position) alone.
     """
 
     temperature: float = 1.0
@@ -34,9 +35,40 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     """Unsigned, 64 bits."""
+    choice: int = 0
+    """Which of a request's choices is drawn."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens of prompt and completion (arXiv:1909.05858)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens of the completion, once."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logits of tokens of the completion, once per occurrence."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, each once, and what is added to their logits."""
+    logprobs: int | None = None
+    """How many alternatives come with each token's log-probability; None: no log-probabilities at all.
+
+    They are of the model's own distribution: log-softmax of the logits, before bias, penalties, temperature
+    and truncation.
+    """
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the choice depends on the tokens before."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 GREEDY = SamplingParams(temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability and the most probable tokens in its place, most probable first."""
+
+    token_id: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """Token ids and log-probabilities."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,10 +80,21 @@ class Request:
     max_tokens: int
     arrival_time: float
     sampling: SamplingParams = GREEDY
+    """Of choice 0; the others differ in `choice` alone."""
+    n: int = 1
+    """Choices."""
+    prompt_logprobs: bool = False
+    """Whether the prompt's tokens get log-probabilities too; sampling.logprobs says how many alternatives."""
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     eos_token_ids: frozenset[int] = frozenset()
     """The model's end tokens; empty where the request ignores them."""
+    priority: int = 0
+    """Higher goes first."""
+    client: str = ""
+    """Between whom the engine shares its work fairly."""
+    cache_prompt: bool = True
+    """Whether its KV blocks may come from, and be left to, other requests."""
     deadline: float = math.inf
 
 
@@ -96,24 +139,30 @@ class Admitted:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """One step's new tokens of a request, and the text that became safe to show (may be empty)."""
+    """One step's new tokens of a choice, and the text that became safe to show (both may be empty)."""
 
     request_id: str
+    choice: int
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of token_ids, where they were asked for."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens from the second on, as they become known: of choice 0 only."""
+    finish_reason: FinishReason | None = None
+    """Set in the choice's last event."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """The request's last event: its last tokens and text, why it ended and what it took."""
+    """The request's last event, after the last of every choice: what it took."""
 
     request_id: str
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason
     prompt_tokens: int
-    completion_tokens: int
     cached_prompt_tokens: int
+    """Those of prompt_tokens whose KV blocks were there already."""
+    completion_tokens: int
+    """Of all choices."""
     timing: Timing
 
 
@@ -125,7 +174,26 @@ class Cancelled:
     deadline_exceeded: bool
 
 
-Event = Admitted | Progress | Finished | Cancelled
+class FailureCause(enum.Enum):
+    """Whose fault it was that a request has no answer."""
+
+    STEP_FAILED = "step_failed"
+    """The runner raised in a step that this request was part of."""
+    LOGITS_NOT_FINITE = "logits_not_finite"
+    """The model gave NaN or infinity for this request alone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without an answer, by a failure; the engine goes on."""
+
+    request_id: str
+    cause: FailureCause
+    message: str
+    """For the server's log."""
+
+
+Event = Admitted | Progress | Finished | Cancelled | Failed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,8 +206,15 @@ class StepReport:
     batch_tokens: int
     batch_sequences: int
     running: int
+    """Sequences that have KV blocks and are advanced."""
     waiting: int
+    """Sequences that wait for their first step, or for another after a preemption."""
     preemptions: int
     """Sequences preempted in this step."""
+    prompt_tokens_looked_up: int
+    """Prompt tokens of requests admitted in this step that may use the prefix cache."""
+    prompt_tokens_cached: int
+    """Those of them that were found."""
     kv_blocks_used: int
+    """Blocks that sequences hold; what only the prefix cache holds counts as free."""
     kv_blocks_total: int

@@ -4,10 +4,15 @@ A runner owns the weights and the KV cache's memory; which block belongs to whom
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cadenza.server.engine.request import SamplingParams
+from cadenza.server.engine.request import SamplingParams, TokenLogprob
+
+NO_TOKEN = -1
+"""In a StepResult: no token was asked for."""
+NOT_FINITE = -2
+"""In a StepResult: logits that this slice needed hold NaN or +infinity, or nothing above -infinity."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,20 +42,42 @@ class SequenceSlice:
     block_table: Sequence[int]
     sampling: SamplingParams | None
     """How to choose the token after the last of token_ids; None where none is wanted (a prefill goes on)."""
+    history: Sequence[int] = ()
+    """All tokens up to the last of token_ids, where sampling.needs_history; else empty."""
+    prompt_length: int = 0
+    """How many of history are the prompt's."""
+    targets: Sequence[int] = ()
+    """The tokens that follow the first len(targets) of token_ids, where their log-probabilities are wanted."""
+    target_alternatives: int = 0
+    """How many alternatives each of targets gets."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """Copy a KV block, all layers, keys and values, before anything of the step is computed."""
+
+    source: int
+    target: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepBatch:
-    """The work of one step: at most max_sequences slices and max_step_tokens tokens."""
+    """The work of one step: at most max_sequences slices and max_step_tokens tokens.
+
+    No block that one slice writes stands in another slice's table, unless copies say so first.
+    """
 
     slices: Sequence[SequenceSlice]
+    copies: Sequence[BlockCopy] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
-    """One token id per slice, in order; -1 where none was asked for."""
+    """One token id per slice, in order: NO_TOKEN where none was asked for, NOT_FINITE where none can be had."""
 
     token_ids: Sequence[int]
+    logprobs: Mapping[int, Sequence[TokenLogprob]] = dataclasses.field(default_factory=dict)
+    """By index of the slice, for slices that asked: those of its targets in order, then of its new token."""
 
 
 class Runner(Protocol):
@@ -68,4 +95,6 @@ class Runner(Protocol):
 
 
 class RunnerError(Exception):
-    """A step could not be computed; the runner may be in any state."""
+    """A step could not be computed. What the step would have written is undefined; the rest of the KV cache,
+    and the runner itself, are as before, unless its next steps fail too.
+    """
