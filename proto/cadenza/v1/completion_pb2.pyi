@@ -160,7 +160,10 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class CompletionParameters(_message.Message):
-    """How to complete. An absent field takes the default named beside it."""
+    """How to complete. An absent field takes the default named beside it. Tokens are chosen in this order:
+    logit_bias, repetition_penalty, presence_penalty and frequency_penalty change the logits; these are divided
+    by temperature and become probabilities; top_k, top_p and min_p truncate; one token is drawn.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,6 +204,7 @@ class CompletionParameters(_message.Message):
     FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CACHE_PROMPT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate. Default: the model's own. Prompt and completion must fit the model's context."""
     temperature: _builtins.float
@@ -212,34 +216,40 @@ class CompletionParameters(_message.Message):
     min_p: _builtins.float
     """Leave out tokens less probable than this share of the most probable one, in [0, 1]. Default 0."""
     seed: _builtins.int
-    """Makes sampling repeatable: the same seed gives the same tokens. Default: drawn by the server."""
+    """Makes sampling repeatable: the same seed gives the same choices. Default: drawn by the server."""
     n: _builtins.int
-    """How many choices. Default 1."""
+    """How many choices, 1 to 16 and no more than the server runs at once. Default 1."""
     echo: _builtins.bool
-    """Begin the text with the prompt. Default false."""
+    """Begin the text of every choice with the prompt's. Default false. Special tokens are written as the
+    vocabulary writes them; a beginning-of-sequence token that the server puts before a text is left out.
+    """
     logprobs: _builtins.int
-    """For each token give its log-probability and those of this many alternatives. Default: none are given."""
+    """For each token give its log-probability and those of the 0 to 20 most probable tokens in its place; with
+    echo for the prompt's tokens too. Default: none are given.
+    """
     repetition_penalty: _builtins.float
-    """Divides positive and multiplies negative logits of tokens seen before. Default 1."""
+    """Divides positive and multiplies negative logits of tokens of prompt and completion, 0.1 to 10. Default 1."""
     presence_penalty: _builtins.float
-    """Subtracted once from the logits of tokens generated before. Default 0."""
+    """Subtracted once from the logits of tokens generated before, -2 to 2. Default 0."""
     frequency_penalty: _builtins.float
-    """Subtracted per occurrence from the logits of tokens generated before. Default 0."""
+    """Subtracted per occurrence from the logits of tokens generated before, -2 to 2. Default 0."""
     ignore_eos: _builtins.bool
     """Go on after the model's end-of-sequence token. Default false."""
     priority: _builtins.int
-    """Higher goes first. Default 0."""
+    """Higher goes first, -100 to 100. Default 0."""
+    cache_prompt: _builtins.bool
+    """False: KV blocks are neither taken from nor left to other requests. Default true."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the completion; they are not part of it."""
+        """Up to 16 texts that end the completion, each of at most 256 characters; they are not part of it."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end the completion, beside the model's own."""
+        """Up to 64 tokens that end the completion, beside the model's own."""
 
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of these token ids."""
+        """Added to the logits of up to 300 token ids, each -100 to 100."""
 
     def __init__(
         self,
@@ -261,11 +271,14 @@ class CompletionParameters(_message.Message):
         frequency_penalty: _builtins.float | None = ...,
         ignore_eos: _builtins.bool | None = ...,
         priority: _builtins.int | None = ...,
+        cache_prompt: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_priority", b"_priority", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "priority", b"priority", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_prompt", b"_cache_prompt", "_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_priority", b"_priority", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cache_prompt", b"cache_prompt", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "priority", b"priority", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_priority", b"_priority", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "priority", b"priority", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_prompt", b"_cache_prompt", "_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_priority", b"_priority", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cache_prompt", b"cache_prompt", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "priority", b"priority", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_prompt: _TypeAlias = _typing.Literal["cache_prompt"]  # noqa: Y015
+    _WhichOneofArgType__cache_prompt: _TypeAlias = _typing.Literal["_cache_prompt", b"_cache_prompt"]  # noqa: Y015
     _WhichOneofReturnType__echo: _TypeAlias = _typing.Literal["echo"]  # noqa: Y015
     _WhichOneofArgType__echo: _TypeAlias = _typing.Literal["_echo", b"_echo"]  # noqa: Y015
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
@@ -294,6 +307,8 @@ class CompletionParameters(_message.Message):
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_prompt) -> _WhichOneofReturnType__cache_prompt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__echo) -> _WhichOneofReturnType__echo | None: ...
     @_typing.overload
@@ -337,9 +352,13 @@ class TokenLogprob(_message.Message):
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     text: _builtins.str
-    """The token's own text; replacement characters stand for bytes that are no text alone."""
+    """The token's own text: replacement characters stand for bytes that are no text alone, and special
+    tokens are written as the vocabulary writes them.
+    """
     logprob: _builtins.float
-    """Natural logarithm of the probability before any truncation of the distribution."""
+    """Natural logarithm of the model's own probability: before bias, penalties, temperature and truncation.
+    Absent for the first token of a prompt, which nothing predicts.
+    """
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
         """The most probable tokens at this position, most probable first."""
@@ -349,14 +368,16 @@ class TokenLogprob(_message.Message):
         *,
         token_id: _builtins.int = ...,
         text: _builtins.str = ...,
-        logprob: _builtins.float = ...,
+        logprob: _builtins.float | None = ...,
         alternatives: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "logprob", b"logprob", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "alternatives", b"alternatives", "logprob", b"logprob", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
+    _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
 
 Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
@@ -370,10 +391,12 @@ class Logprobs(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompt(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """The prompt's tokens, when echo is asked for; the first has no log-probability."""
+        """All tokens of the prompt, when echo is asked for; in choice 0 alone, as they are the same for all."""
 
     @_builtins.property
-    def completion(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]: ...
+    def completion(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """Those of the choice's token_ids, one each."""
+
     def __init__(
         self,
         *,
@@ -401,7 +424,9 @@ class Choice(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     text: _builtins.str
-    """Text that is safe to show: never half a character, never the beginning of a stop string."""
+    """Text that is safe to show: never half a character, never the beginning of a stop string. What is held
+    back follows its tokens, in a later message.
+    """
     finish_reason: Global___FinishReason.ValueType
     """Set in the last message of the choice only."""
     @_builtins.property
@@ -440,6 +465,7 @@ class Usage(_message.Message):
     cached_prompt_tokens: _builtins.int
     """Those of prompt_tokens that were found in the KV cache."""
     completion_tokens: _builtins.int
+    """Of all choices together."""
     def __init__(
         self,
         *,
@@ -475,7 +501,7 @@ class Timing(_message.Message):
 
     @_builtins.property
     def decode(self) -> _duration_pb2.Duration:
-        """From its first token to its last."""
+        """From its first token to the last of all choices."""
 
     @_builtins.property
     def time_to_first_token(self) -> _duration_pb2.Duration:
@@ -538,7 +564,9 @@ class CreateCompletionResponse(_message.Message):
     model: _builtins.str
     """The model that answered."""
     @_builtins.property
-    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]: ...
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """All of them, by index."""
+
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -601,7 +629,9 @@ class StreamCompletionResponse(_message.Message):
     model: _builtins.str
     """The model that answers."""
     @_builtins.property
-    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]: ...
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """Those that have news, by index."""
+
     @_builtins.property
     def usage(self) -> Global___Usage:
         """In the very last message only."""
