@@ -83,8 +83,11 @@ async def test_log_probabilities_come_back_typed(server: ScriptedServer, call: A
         token_id=9, logprob=-1.5
     )
     second.logprobs.completion.add(token_id=2, text="b", logprob=-0.25)
+    first.logprobs.prompt.add(token_id=7, text="p")
+    first.logprobs.prompt.add(token_id=8, text="q", logprob=0)
     server.answer = (first, second)
     logprobs = (await call("stream", "x", logprobs=1)).choices[0].logprobs
+    assert [token.logprob for token in logprobs.prompt] == [None, 0]
     assert [token.logprob for token in logprobs.completion] == [-0.5, -0.25]
     assert logprobs.completion[0].alternatives[0].token_id == 9
 
@@ -114,7 +117,7 @@ async def test_every_option_reaches_its_field(server: ScriptedServer, call: Any)
         "max_tokens": 5, "temperature": 0.5, "top_k": 40, "top_p": 0.25, "min_p": 0.125, "seed": 2**64 - 1,
         "stop": ("a", "b"), "stop_token_ids": [3, 4], "n": 2, "echo": True, "logprobs": 3,
         "logit_bias": {7: -1.5}, "repetition_penalty": 1.5, "presence_penalty": 0.25,
-        "frequency_penalty": 0.75, "ignore_eos": True, "priority": -1,
+        "frequency_penalty": 0.75, "ignore_eos": True, "priority": -1, "cache_prompt": False,
     }  # fmt: skip
     assert set(options) == set(pb.CompletionParameters.DESCRIPTOR.fields_by_name)
     await call("complete", "x", model="other", **options)
@@ -215,6 +218,7 @@ def test_the_clients_model_and_timeout_hold_where_the_call_gives_none(server: Sc
         ({"logit_bias": {"x": 1.0}}, "logit_bias.x"),
         ({"timeout": 0}, "timeout"),
         ({"request_id": "two words"}, "request_id"),
+        ({"client_id": "x" * 129}, "client_id"),
         ({"temprature": 1.0}, "temprature"),
     ],
 )
@@ -253,9 +257,22 @@ async def test_a_prompt_of_the_wrong_shape_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
-def test_a_client_without_a_sensible_timeout_cannot_be_made() -> None:
-    with pytest.raises(InvalidOption, match="timeout"):
-        Client(timeout=-1)
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"client_id": ""}])
+def test_a_client_without_sensible_defaults_cannot_be_made(options: Any) -> None:
+    with pytest.raises(InvalidOption, match=next(iter(options))):
+        Client(**options)
+
+
+async def test_the_client_id_of_the_client_or_of_the_call_is_sent_as_metadata(server: ScriptedServer) -> None:
+    with Client(server.target, client_id="team-a") as client:
+        client.complete("x")
+        client.stream("x", client_id="team-b").collect()
+        client.models()
+    async with AsyncClient(server.target) as twin:
+        await twin.complete("x")
+        await twin.complete("x", client_id="team-c")
+    sent = [metadata.get("cadenza-client-id") for metadata in server.metadata]
+    assert sent == ["team-a", "team-b", "team-a", None, "team-c"]
 
 
 def _public_signatures(cls: type) -> dict[str, list[inspect.Parameter]]:

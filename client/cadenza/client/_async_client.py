@@ -31,9 +31,14 @@ class AsyncClient:
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, model: str = "", timeout: float = DEFAULT_TIMEOUT
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        model: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+        client_id: str | None = None,
     ) -> None:
-        self._requests = Requests(target=target, model=model, timeout=timeout)
+        self._requests = Requests(target=target, model=model, timeout=timeout, client_id=client_id)
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = CompletionServiceStub(self._channel)
         self._check: grpc.aio.UnaryUnaryMultiCallable[StringValue, Int32Value] = self._channel.unary_unary(

@@ -27,14 +27,20 @@ class Client:
     """Calls a Cadenza server. Threads may share one client; close it, or use it in a `with` block.
 
     `model` names the model of calls that do not; it may stay empty where the server has one model.
-    `timeout`, in seconds, holds for calls that give none; math.inf waits without end. Connecting happens
+    `timeout`, in seconds, holds for calls that give none; math.inf waits without end. `client_id` is between
+    whom the server shares its work fairly: the address it sees, where none is given. Connecting happens
     with the first call. Every call raises CadenzaError, of the kind that `cadenza.client.errors` draws.
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, model: str = "", timeout: float = DEFAULT_TIMEOUT
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        model: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+        client_id: str | None = None,
     ) -> None:
-        self._requests = Requests(target=target, model=model, timeout=timeout)
+        self._requests = Requests(target=target, model=model, timeout=timeout, client_id=client_id)
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = CompletionServiceStub(self._channel)
         self._check: grpc.UnaryUnaryMultiCallable[StringValue, Int32Value] = self._channel.unary_unary(

@@ -23,7 +23,8 @@ Text = Annotated[str, pydantic.AfterValidator(_encodable)]
 Int32 = Annotated[int, pydantic.Field(ge=-(2**31), lt=2**31)]
 UInt64 = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 Seconds = Annotated[float, pydantic.Field(gt=0)]
-RequestId = Annotated[str, pydantic.Field(pattern=r"^[\x21-\x7e]{1,128}$")]
+HeaderText = Annotated[str, pydantic.Field(pattern=r"^[\x21-\x7e]{1,128}$")]
+"""1 to 128 printable ASCII characters, no space among them."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -31,8 +32,10 @@ class CallOptions(TypedDict, total=False):
 
     timeout: Seconds | None
     """Seconds until the call is given up, here and on the server; the client's where absent, inf for none."""
-    request_id: RequestId | None
-    """The id under which the server logs the call: up to 128 printable ASCII characters without space."""
+    request_id: HeaderText | None
+    """The id under which the server logs the call."""
+    client_id: HeaderText | None
+    """Between whom the server shares its work fairly; the client's own where absent."""
 
 
 class CompletionOptions(CallOptions, total=False):
@@ -74,6 +77,8 @@ class CompletionOptions(CallOptions, total=False):
     """Subtracted per occurrence from the logits of tokens generated before."""
     priority: Int32 | None
     """Higher goes first."""
+    cache_prompt: bool | None
+    """Whether KV blocks may be taken from, and left to, other requests."""
 
 
 def _checker(options: type) -> type[pydantic.BaseModel]:

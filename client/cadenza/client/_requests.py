@@ -24,11 +24,13 @@ class PreparedCall(Generic[RequestT]):
     timeout: float | None
     """Seconds; None waits without end."""
     request_id: str | None
+    client_id: str | None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The call's headers."""
-        return (("x-request-id", self.request_id),) if self.request_id else ()
+        headers = (("x-request-id", self.request_id), ("cadenza-client-id", self.client_id))
+        return tuple((name, value) for name, value in headers if value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,9 +40,10 @@ class Requests:
     target: str
     model: str
     timeout: float
+    client_id: str | None = None
 
     def __post_init__(self) -> None:
-        checked_call_options({"timeout": self.timeout})
+        checked_call_options({"timeout": self.timeout, "client_id": self.client_id})
 
     def create(
         self, prompt: pb.Prompt, options: CompletionOptions
@@ -88,6 +91,7 @@ class Requests:
             target=self.target,
             timeout=None if math.isinf(timeout) else timeout,
             request_id=checked.get("request_id"),
+            client_id=checked.get("client_id", self.client_id),
         )
 
 

@@ -93,7 +93,7 @@ def _token_logprob(message: pb.TokenLogprob) -> TokenLogprob:
     return TokenLogprob(
         token_id=message.token_id,
         text=message.text,
-        logprob=message.logprob,
+        logprob=message.logprob if message.HasField("logprob") else None,
         alternatives=tuple(_token_logprob(token) for token in message.alternatives),
     )
 

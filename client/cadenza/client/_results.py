@@ -32,8 +32,8 @@ class TokenLogprob:
 
     token_id: int
     text: str
-    logprob: float
-    """Natural logarithm of the probability before any truncation of the distribution."""
+    logprob: float | None
+    """Natural logarithm of the model's own probability; None for the first token of a prompt."""
     alternatives: tuple["TokenLogprob", ...] = ()
     """The most probable tokens at this position, most probable first."""
 
@@ -43,8 +43,9 @@ class Logprobs:
     """Log-probabilities of a choice's tokens."""
 
     prompt: tuple[TokenLogprob, ...] = ()
-    """The prompt's tokens, when echo was asked for."""
+    """All tokens of the prompt, when echo was asked for; of choice 0 alone."""
     completion: tuple[TokenLogprob, ...] = ()
+    """Those of the choice's token_ids, one each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Usage:
     cached_prompt_tokens: int = 0
     """Those of prompt_tokens that were found in the KV cache."""
     completion_tokens: int = 0
+    """Of all choices together."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
