@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
 from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
-from cadenza.server.runner.litert.lane_kernel import SAMPLE_BEGIN, SAMPLE_END
+from cadenza.server.runner.litert.memory import HEAD_BEGIN, HEAD_END
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 CACHE = Path(__file__).parents[2] / ".cache" / "server"
@@ -75,7 +75,7 @@ def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
     runner.step(batch)
     rows: list[NDArray[np.float32]] = []
     for lane in runner._lanes:
-        count = int(lane.memory.control[SAMPLE_END] - lane.memory.control[SAMPLE_BEGIN])
+        count = int(lane.memory.control[HEAD_END] - lane.memory.control[HEAD_BEGIN])
         rows += [lane.memory.logits[index].copy() for index in range(count)]
         if len(rows) == len(batch.slices):
             break

@@ -47,7 +47,7 @@ class SequenceSlice:
     prompt_length: int = 0
     """How many of history are the prompt's."""
     targets: Sequence[int] = ()
-    """The tokens that follow the first len(targets) of token_ids, where their log-probabilities are wanted."""
+    """The tokens after the first len(targets) of token_ids, where their log-probabilities are wanted."""
     target_alternatives: int = 0
     """How many alternatives each of targets gets."""
 
@@ -73,7 +73,7 @@ class StepBatch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
-    """One token id per slice, in order: NO_TOKEN where none was asked for, NOT_FINITE where none can be had."""
+    """One token id per slice, in order: NO_TOKEN where none was asked for, NOT_FINITE where there is none."""
 
     token_ids: Sequence[int]
     logprobs: Mapping[int, Sequence[TokenLogprob]] = dataclasses.field(default_factory=dict)

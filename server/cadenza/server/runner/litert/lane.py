@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadenza.server.runner.litert.capi import LiteRT, Program, aligned
-from cadenza.server.runner.litert.lane_kernel import (
+from cadenza.server.runner.litert.memory import (
     GO,
+    HEAD_BEGIN,
+    HEAD_END,
     HEAD_ROWS,
     ROW_BEGIN,
     ROW_END,
-    SAMPLE_BEGIN,
-    SAMPLE_END,
     SHARING,
     STATUS,
     Functions,
@@ -84,16 +84,18 @@ class Lane:
             scores=aligned((blocks, heads // kv_heads, block)),
             head_hidden=aligned((HEAD_ROWS, hidden)),
             logits=aligned((HEAD_ROWS, vocabulary)),
+            raw_logits=np.zeros(vocabulary, np.float32),
             order=np.zeros(vocabulary, np.int32),
+            counts=np.zeros(vocabulary, np.int32),
             seconds=np.zeros(4, np.float64),
             clock=np.zeros(2, np.int64),
         )
 
-    def assign(self, rows: tuple[int, int], samples: tuple[int, int], sharing: int) -> None:
-        """Gives the lane its ranges of the next step's rows and samples, and how many lanes meet."""
+    def assign(self, rows: tuple[int, int], heads: tuple[int, int], sharing: int) -> None:
+        """Gives the lane its ranges of the next step's rows and head rows, and how many lanes meet."""
         control = self.memory.control
         control[ROW_BEGIN], control[ROW_END] = rows
-        control[SAMPLE_BEGIN], control[SAMPLE_END] = samples
+        control[HEAD_BEGIN], control[HEAD_END] = heads
         control[SHARING] = sharing
         control[STATUS] = 0
         count = rows[1] - rows[0]
@@ -102,7 +104,7 @@ class Lane:
         segments = self._bound[count]
         self.memory.programs[: len(segments)] = segments
         self.memory.programs[-2] = self._bind_head(HEAD_ROWS)
-        tail = (samples[1] - samples[0]) % HEAD_ROWS
+        tail = (heads[1] - heads[0]) % HEAD_ROWS
         if tail:
             self.memory.programs[-1] = self._bind_head(tail)
 

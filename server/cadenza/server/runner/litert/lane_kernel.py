@@ -8,7 +8,6 @@ meet once a layer, after its keys and values are written.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,98 +16,37 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from cadenza.server.runner.litert.attention import attend, rotate_and_store
+from cadenza.server.runner.litert.head import finish_row
+from cadenza.server.runner.litert.memory import (
+    ATTENTION,
+    DONE,
+    FAILED_PROGRAM,
+    GO,
+    HEAD,
+    HEAD_BEGIN,
+    HEAD_END,
+    HEAD_ROWS,
+    LINEAR,
+    ROW_BEGIN,
+    ROW_END,
+    SAMPLING,
+    SHARING,
+    STATUS,
+    STOP,
+    Functions,
+    LaneMemory,
+    ModelMemory,
+    StepMemory,
+)
 from cadenza.server.runner.litert.native import atomic_add, atomic_load, call_address
-from cadenza.server.runner.litert.sampling import sample
 
-# Fields of LaneMemory.control.
-STOP, ROW_BEGIN, ROW_END, SAMPLE_BEGIN, SAMPLE_END, SHARING, FAILED_PROGRAM, STATUS = range(8)
-# Columns of the semaphores: a step is there; it is computed.
-GO, DONE = range(2)
-# Fields of LaneMemory.seconds.
-LINEAR, ATTENTION, HEAD, SAMPLING = range(4)
-HEAD_ROWS = 32
-"""Rows that the head takes at once: its logits stay in the caches until they are sampled."""
 _HEAD, _HEAD_TAIL = -2, -1
 _MONOTONIC = 1
 _ABANDONED = 1 << 40
-
-
-class Functions(NamedTuple):
-    """Addresses of C functions: LiteRT's run, and POSIX semaphores and clock."""
-
-    run: int
-    sem_post: int
-    sem_wait: int
-    clock_gettime: int
-
-
-class ModelMemory(NamedTuple):
-    """What all lanes share of the model. L layers, B blocks, V vocabulary, d hidden size."""
-
-    embedding: NDArray[np.float32]
-    """[V, d]"""
-    positions: NDArray[np.float32]
-    """[max_context, d], added to the embedding; [0, d] where positions are not learned."""
-    cosines: NDArray[np.float32]
-    """[max_context, rotated / 2]"""
-    sines: NDArray[np.float32]
-    keys: NDArray[Any]
-    """[L, B, kv_heads, head_dim, block], float32 or bf16 as uint16."""
-    values: NDArray[Any]
-    """[L, B, kv_heads, block, head_dim]"""
-    scale: np.float32
-    """Factor on q.k."""
-
-
-class StepMemory(NamedTuple):
-    """The step's batch, shared by all lanes: T rows, S slices."""
-
-    token_ids: NDArray[np.int32]
-    """[T]"""
-    positions: NDArray[np.int32]
-    """[T]"""
-    slice_of_row: NDArray[np.int32]
-    """[T]"""
-    tables: NDArray[np.int32]
-    """[S, blocks of the longest sequence]"""
-    sample_rows: NDArray[np.int32]
-    """Rows whose next token is chosen, ascending."""
-    temperature: NDArray[np.float32]
-    top_k: NDArray[np.int32]
-    top_p: NDArray[np.float32]
-    min_p: NDArray[np.float32]
-    seed: NDArray[np.uint64]
-    chosen: NDArray[np.int64]
-    """Out: the tokens, in the order of sample_rows."""
-    meeting: NDArray[np.int64]
-    """[1]: arrivals of lanes at this step's meetings."""
-
-
-class LaneMemory(NamedTuple):
-    """A lane's own buffers."""
-
-    control: NDArray[np.int64]
-    programs: NDArray[np.int64]
-    """[L + 3, 6]: arguments of `run` for each segment, the head, and the head for the last rows."""
-    hidden: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """[rows, d], read and written in turn."""
-    qkv: NDArray[np.float32]
-    attention: NDArray[np.float32]
-    """[rows, heads, head_dim]"""
-    query: NDArray[np.float32]
-    """[rows, heads, head_dim]"""
-    scores: NDArray[np.float32]
-    """[blocks, group, block]"""
-    head_hidden: NDArray[np.float32]
-    """[HEAD_ROWS, d]"""
-    logits: NDArray[np.float32]
-    """[HEAD_ROWS, V]"""
-    order: NDArray[np.int32]
-    """[V]"""
-    seconds: NDArray[np.float64]
-    """[4] Time in linear layers, attention, head and sampling, since the lane began."""
-    clock: NDArray[np.int64]
-    """[2] struct timespec."""
+_KERNEL_SOURCES = (
+    "../base", "native", "mathematics", "memory", "attention", "penalties", "sampling", "logprobs", "head",
+    "lane_kernel",
+)  # fmt: skip
 
 
 LaneKernel = Callable[[Functions, ModelMemory, StepMemory, LaneMemory, NDArray[np.int64], int, int], None]
@@ -161,30 +99,27 @@ def _embed(model, step, lane):
 
 
 @njit
-def _head_and_sample(functions, step, lane, hidden):
+def _finish_rows(functions, step, lane, hidden):
+    """Makes the logits of the lane's head rows, some at a time, and does with each what is asked."""
     control = lane.control
-    for first in range(control[SAMPLE_BEGIN], control[SAMPLE_END], HEAD_ROWS):
-        count = min(HEAD_ROWS, control[SAMPLE_END] - first)
+    for first in range(control[HEAD_BEGIN], control[HEAD_END], HEAD_ROWS):
+        count = min(HEAD_ROWS, control[HEAD_END] - first)
         begin = _now(functions, lane)
         for i in range(count):
-            row = step.sample_rows[first + i] - control[ROW_BEGIN]
+            row = step.heads[first + i].row - control[ROW_BEGIN]
             for d in range(hidden.shape[1]):
                 lane.head_hidden[i, d] = hidden[row, d]
         if not _run(functions, lane, _HEAD if count == HEAD_ROWS else _HEAD_TAIL):
             return
         middle = _now(functions, lane)
         for i in range(count):
-            s = first + i
-            step.chosen[s] = sample(
-                lane.logits[i], step.temperature[s], step.top_k[s], step.top_p[s], step.min_p[s],
-                step.seed[s], step.positions[step.sample_rows[s]] + 1, lane.order,
-            )  # fmt: skip
+            finish_row(step, lane, lane.logits[i], first + i)
         lane.seconds[HEAD] += middle - begin
         lane.seconds[SAMPLING] += _now(functions, lane) - middle
 
 
 def _compute(layers, head_dim, block, group, kv_heads, bf16, functions, model, step, lane):
-    """Computes the lane's rows and samples. The first six are compile-time constants."""
+    """Computes the lane's rows and head rows. The first six are compile-time constants."""
     raise NotImplementedError("a Numba kernel: called from compiled code only")
 
 
@@ -220,7 +155,7 @@ def _compute_kernel(layers, head_dim, block, group, kv_heads, bf16, functions, m
                     lane.scores, lane.attention[row],
                 )  # fmt: skip
             lane.seconds[ATTENTION] += _now(functions, lane) - middle
-        _head_and_sample(functions, step, lane, lane.hidden[layers % 2])
+        _finish_rows(functions, step, lane, lane.hidden[layers % 2])
 
     return implementation
 
@@ -258,6 +193,6 @@ def lane_kernel(
 
 def _sources_digest() -> str:
     digest = hashlib.sha256()
-    for name in ("native", "mathematics", "attention", "sampling", "lane_kernel"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    for name in _KERNEL_SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]

@@ -19,20 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadenza.server.engine.request import GREEDY
-from cadenza.server.runner.base import RunnerError, RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.base import (
+    BlockCopy,
+    RunnerError,
+    RunnerLimits,
+    SequenceSlice,
+    StepBatch,
+    StepResult,
+)
 from cadenza.server.runner.litert.capi import LiteRT, aligned
+from cadenza.server.runner.litert.hand_over import HandOver
 from cadenza.server.runner.litert.lane import Lane, Semaphores, posix_functions
-from cadenza.server.runner.litert.lane_kernel import (
+from cadenza.server.runner.litert.lane_kernel import LaneKernel, lane_kernel
+from cadenza.server.runner.litert.memory import (
     FAILED_PROGRAM,
     HEAD_ROWS,
     STATUS,
     STOP,
-    LaneKernel,
     ModelMemory,
-    StepMemory,
-    lane_kernel,
+    step_memory,
 )
-from cadenza.server.runner.litert.sampling import NOT_FINITE
 from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 
 BLOCK_SIZE = 32
@@ -69,7 +75,14 @@ class LiteRTRunner:
         self._lanes = lanes
         self._model = model
         blocks = -(-limits.max_context // limits.block_size)
-        self._step = _step_memory(limits.max_step_tokens, limits.max_sequences, blocks)
+        self._step = step_memory(
+            limits.max_step_tokens,
+            limits.max_sequences,
+            context=limits.max_context,
+            blocks=blocks,
+            vocabulary=len(model.embedding),
+        )
+        self._hand_over = HandOver(self._step, len(model.embedding))
         self._functions = posix_functions(litert)
         self._kernel = kernel
         self._semaphores = Semaphores(len(lanes))
@@ -144,13 +157,19 @@ class LiteRTRunner:
         return np.concatenate(rows)
 
     def step(self, batch: StepBatch) -> StepResult:
-        """Runs one step. Raises RunnerError where a program fails or logits are not finite."""
+        """Runs one step. Raises RunnerError where a program fails.
+
+        Raises ValueError, before anything is computed, where a slice asks for more alternatives than
+        MOST_ALTERNATIVES, or names a token that the model does not have.
+        """
         self._execute(batch, max_lanes=len(self._lanes))
-        return self._result(batch)
+        return self._hand_over.result(batch)
 
     def _execute(self, batch: StepBatch, max_lanes: int) -> None:
-        rows = self._fill(batch)
-        used = self._assign(rows, batch, max_lanes)
+        rows, heads = self._hand_over.fill(batch)
+        for copy in batch.copies:
+            self._copy(copy)
+        used = self._assign(rows, heads, max_lanes)
         self._step.meeting[0] = 0
         self._run(0, used)
         for lane in self._lanes[:used]:
@@ -178,52 +197,25 @@ class LiteRTRunner:
         thread.start()
         return thread
 
-    def _fill(self, batch: StepBatch) -> int:
-        """Writes the batch into the step's memory; returns its rows."""
-        step, row, sample = self._step, 0, 0
-        for index, part in enumerate(batch.slices):
-            end = row + len(part.token_ids)
-            step.token_ids[row:end] = part.token_ids
-            step.positions[row:end] = range(part.start, part.start + end - row)
-            step.slice_of_row[row:end] = index
-            step.tables[index, : len(part.block_table)] = part.block_table
-            row = end
-            if part.sampling is not None:
-                sampling = part.sampling
-                step.sample_rows[sample] = row - 1
-                step.temperature[sample] = sampling.temperature
-                step.top_k[sample] = sampling.top_k
-                step.top_p[sample] = sampling.top_p
-                step.min_p[sample] = sampling.min_p
-                step.seed[sample] = sampling.seed
-                sample += 1
-        step.sample_rows[sample:] = row
-        return row
+    def _copy(self, copy: BlockCopy) -> None:
+        for pool in (self._model.keys, self._model.values):
+            pool[:, copy.target] = pool[:, copy.source]
 
-    def _assign(self, rows: int, batch: StepBatch, max_lanes: int) -> int:
+    def _assign(self, rows: int, heads: int, max_lanes: int) -> int:
         """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
         step = self._step
         used = max(1, min(max_lanes, rows // _ROWS_WORTH_A_LANE))
         cuts = split_rows(step.positions[:rows], used)
-        samples = np.searchsorted(step.sample_rows, cuts)
-        samples[-1] = sum(part.sampling is not None for part in batch.slices)
+        head_cuts = np.searchsorted(step.heads["row"][:heads], cuts)
         inner = step.slice_of_row[cuts[1:-1]]
         shared = bool(np.any(inner == step.slice_of_row[cuts[1:-1] - 1]))
         for index in range(used):
             self._lanes[index].assign(
                 (int(cuts[index]), int(cuts[index + 1])),
-                (int(samples[index]), int(samples[index + 1])),
+                (int(head_cuts[index]), int(head_cuts[index + 1])),
                 used if shared else 1,
             )
         return used
-
-    def _result(self, batch: StepBatch) -> StepResult:
-        chosen = iter(self._step.chosen.tolist())
-        token_ids = [-1 if part.sampling is None else next(chosen) for part in batch.slices]
-        if NOT_FINITE in token_ids:
-            index = token_ids.index(NOT_FINITE)
-            raise RunnerError(f"the logits of slice {index} of {len(token_ids)} are not finite")
-        return StepResult(token_ids)
 
 
 def split_rows(positions: NDArray[np.int32], parts: int) -> NDArray[np.int64]:
@@ -232,23 +224,6 @@ def split_rows(positions: NDArray[np.int32], parts: int) -> NDArray[np.int64]:
     cuts = np.searchsorted(costs, costs[-1] * np.arange(1, parts) / parts) + 1
     cuts = np.minimum(np.maximum(cuts, np.arange(1, parts)), len(positions) - np.arange(parts - 1, 0, -1))
     return np.concatenate([[0], cuts, [len(positions)]]).astype(np.int64)
-
-
-def _step_memory(rows: int, slices: int, blocks: int) -> StepMemory:
-    return StepMemory(
-        token_ids=np.zeros(rows, np.int32),
-        positions=np.zeros(rows, np.int32),
-        slice_of_row=np.zeros(rows, np.int32),
-        tables=np.zeros((slices, blocks), np.int32),
-        sample_rows=np.zeros(slices, np.int32),
-        temperature=np.zeros(slices, np.float32),
-        top_k=np.zeros(slices, np.int32),
-        top_p=np.zeros(slices, np.float32),
-        min_p=np.zeros(slices, np.float32),
-        seed=np.zeros(slices, np.uint64),
-        chosen=np.zeros(slices, np.int64),
-        meeting=np.zeros(1, np.int64),
-    )
 
 
 def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:

@@ -1,17 +1,16 @@
 """Chooses one token from a row of logits, as a Numba kernel.
 
 The order: divide by the temperature, softmax, keep the top_k, of those the top_p, of those the min_p, and
-draw. The random number depends on (seed, position) alone, so a request's tokens do not depend on its batch.
+draw. The random number depends on (seed, choice, position) alone, so a request's tokens do not depend on its
+batch. Biases and penalties have altered the logits before (penalties.py).
 """
 
 import numpy as np
 from numba import njit
 
+from cadenza.server.runner.base import NOT_FINITE
 from cadenza.server.runner.litert.mathematics import exp32
 from cadenza.server.runner.litert.native import bits_of_float
-
-NOT_FINITE = -2
-"""What `sample` returns for logits that hold NaN or +infinity, or nothing above -infinity."""
 
 _NEVER = np.inf
 _HEAVIEST = 0x7FFFFFFF
@@ -21,7 +20,10 @@ _BUCKETS = 1 << (32 - _BUCKET_SHIFT - 1)
 
 @njit
 def argmax(logits):
-    """The first index of the greatest logit, or NOT_FINITE. logits: [V] float32."""
+    """The first index of the greatest logit. logits: [V] float32.
+
+    NOT_FINITE where they hold NaN or +infinity, or nothing above -infinity.
+    """
     best, found = np.float32(-np.inf), NOT_FINITE
     for i in range(logits.shape[0]):
         if not logits[i] <= best:
@@ -32,9 +34,14 @@ def argmax(logits):
 
 
 @njit
-def uniform(seed, position):
-    """A number in [0, 1) from a 64-bit seed and a position, by SplitMix64's mixer (Steele et al. 2014)."""
+def uniform(seed, choice, position):
+    """A number in [0, 1) from a 64-bit seed, a choice and a position.
+
+    By SplitMix64's mixer (Steele et al. 2014). Positions step through the states by its constant, choices by
+    another odd one, far from small multiples of the first.
+    """
     z = np.uint64(seed) + (np.uint64(position) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(choice) * np.uint64(0xD1342543DE82EF95)
     for _ in range(2):  # twice, so that close seeds are not close streams
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -43,16 +50,18 @@ def uniform(seed, position):
 
 
 @njit
-def sample(logits, temperature, top_k, top_p, min_p, seed, position, order):
-    """The next token id, or NOT_FINITE. logits: [V] float32, overwritten; order: scratch [V] int32."""
-    best = argmax(logits)
-    if best < 0 or temperature == 0.0:
+def sample(logits, best, temperature, top_k, top_p, min_p, seed, choice, position, order):
+    """The next token id; NOT_FINITE where `best`, the logits' argmax, is.
+
+    logits: [V] float32, overwritten; order: scratch [V] int32.
+    """
+    if best == NOT_FINITE or temperature == 0.0:
         return best
     highest = logits[best]
     scale = np.float32(1.0 / temperature)
     for i in range(logits.shape[0]):
         logits[i] = exp32((logits[i] - highest) * scale)
-    draw = uniform(seed, position)
+    draw = uniform(seed, choice, position)
     if top_k <= 0 and top_p >= 1.0 and min_p <= 0.0:
         return _draw_any(logits, draw, best)
     kept = _keep(logits, top_k, top_p, min_p, order)

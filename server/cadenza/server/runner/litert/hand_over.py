@@ -1,0 +1,162 @@
+"""Between the engine's batch and the kernels' memory: a batch is written into it, a result read from it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadenza.server.engine.request import SamplingParams, TokenLogprob
+from cadenza.server.runner.base import NO_TOKEN, NOT_FINITE, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.litert.memory import MOST_ALTERNATIVES, NO_LOGPROB, StepMemory
+
+_HeadRow = tuple[int | float, ...]
+"""The fields of HEAD_ROW, in its order."""
+_BiasPairs = tuple[tuple[int, float], ...]
+_NOT_SAMPLED = (0.0, 0, 1.0, 0.0, 0, 0)
+_NO_PENALTIES = (1.0, 0.0, 0.0, 0, 0, 0)
+_NO_BIASES = (0, 0)
+
+
+class HandOver:
+    """Fills a step's memory and reads it."""
+
+    def __init__(self, step: StepMemory, vocabulary: int) -> None:
+        self._step = step
+        self._vocabulary = vocabulary
+        self._num_heads = 0
+        self._history_end = 0
+        self._bias_end = 0
+        self._biases = _BiasArrays(vocabulary)
+
+    def fill(self, batch: StepBatch) -> tuple[int, int]:
+        """Writes the batch into the step's memory; returns its rows and its head rows. Raises ValueError."""
+        step, row = self._step, 0
+        heads: list[_HeadRow] = []
+        self._history_end = self._bias_end = 0
+        self._biases.begin()
+        for index, part in enumerate(batch.slices):
+            begin, row = row, row + len(part.token_ids)
+            step.token_ids[begin:row] = part.token_ids
+            step.tables[index, : len(part.block_table)] = part.block_table
+            if part.targets:
+                heads += self._target_rows(part, begin)
+            if part.sampling is not None:
+                heads.append(self._sampled_row(part, part.sampling, row - 1))
+        self._place_rows(batch.slices, row)
+        step.heads[: len(heads)] = heads
+        self._num_heads = len(heads)
+        return row, len(heads)
+
+    def result(self, batch: StepBatch) -> StepResult:
+        """What the kernels have left for this batch, which was filled in last."""
+        chosen = self._step.chosen[: self._num_heads].tolist()
+        token_ids: list[int] = []
+        logprobs: dict[int, list[TokenLogprob]] = {}
+        end = 0
+        for index, part in enumerate(batch.slices):
+            sampling = part.sampling
+            begin, end = end, end + len(part.targets) + (sampling is not None)
+            if NOT_FINITE in chosen[begin:end]:
+                token_ids.append(NOT_FINITE)
+                continue
+            token_ids.append(NO_TOKEN if sampling is None else chosen[end - 1])
+            own = sampling is not None and sampling.logprobs is not None
+            if part.targets or own:
+                last = end if own else begin + len(part.targets)
+                logprobs[index] = [self._logprob(head, chosen[head]) for head in range(begin, last)]
+        return StepResult(token_ids, logprobs)
+
+    def _place_rows(self, slices: Sequence[SequenceSlice], rows: int) -> None:
+        lengths = [len(part.token_ids) for part in slices]
+        starts = np.array([part.start for part in slices])
+        first_rows = np.cumsum(lengths) - lengths
+        self._step.slice_of_row[:rows] = np.repeat(np.arange(len(slices)), lengths)
+        self._step.positions[:rows] = np.arange(rows) + np.repeat(starts - first_rows, lengths)
+
+    def _target_rows(self, part: SequenceSlice, row: int) -> list[_HeadRow]:
+        if not 0 <= min(part.targets) <= max(part.targets) < self._vocabulary:
+            raise ValueError(_bad_ids("targets", part.targets, self._vocabulary))
+        rest = (_alternatives(part.target_alternatives), *_NOT_SAMPLED, *_NO_PENALTIES, *_NO_BIASES)
+        return [(row + offset, target, *rest) for offset, target in enumerate(part.targets)]
+
+    def _sampled_row(self, part: SequenceSlice, sampling: SamplingParams, row: int) -> _HeadRow:
+        return (
+            row,
+            NO_TOKEN,
+            NO_LOGPROB if sampling.logprobs is None else _alternatives(sampling.logprobs),
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.choice,
+            sampling.seed,
+            *(self._penalties(part, sampling) if sampling.needs_history else _NO_PENALTIES),
+            *(self._bias_range(sampling.logit_bias) if sampling.logit_bias else _NO_BIASES),
+        )
+
+    def _penalties(self, part: SequenceSlice, sampling: SamplingParams) -> _HeadRow:
+        length = part.start + len(part.token_ids)
+        if len(part.history) != length:
+            raise ValueError(f"penalties need all {length} tokens up to the last; given: {len(part.history)}")
+        begin, end = self._history_end, self._history_end + length
+        self._step.history[begin:end] = part.history
+        self._history_end = end
+        penalties = sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty
+        return (*penalties, begin, begin + part.prompt_length, end)
+
+    def _bias_range(self, pairs: _BiasPairs) -> tuple[int, int]:
+        token_ids, values = self._biases.get(pairs)
+        begin, end = self._bias_end, self._bias_end + len(token_ids)
+        self._step.bias_ids[begin:end] = token_ids
+        self._step.bias_values[begin:end] = values
+        self._bias_end = end
+        return begin, end
+
+    def _logprob(self, head: int, token_id: int) -> TokenLogprob:
+        count = int(self._step.heads["alternatives"][head])
+        token_ids = self._step.alternative_ids[head, :count].tolist()
+        values = self._step.alternative_logprobs[head, :count].tolist()
+        pairs = zip(token_ids, values, strict=True)
+        alternatives = tuple(pair for pair in pairs if pair[0] != NO_TOKEN)
+        return TokenLogprob(token_id, float(self._step.logprobs[head]), alternatives)
+
+
+class _BiasArrays:
+    """Biases as arrays, made once for as long as their request is in every batch.
+
+    Goes by the identity of the tuple, which the choices of a request share, and holds on to it.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._known: dict[int, tuple[_BiasPairs, NDArray[np.int32], NDArray[np.float32]]] = {}
+        self._last = self._known
+
+    def begin(self) -> None:
+        """A new batch: what the last one did not use is forgotten."""
+        self._last, self._known = self._known, {}
+
+    def get(self, pairs: _BiasPairs) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Token ids and what is added to their logits. Raises ValueError."""
+        key = id(pairs)
+        entry = self._known.get(key) or self._last.get(key) or self._make(pairs)
+        self._known[key] = entry
+        return entry[1:]
+
+    def _make(self, pairs: _BiasPairs) -> tuple[_BiasPairs, NDArray[np.int32], NDArray[np.float32]]:
+        token_ids, values = zip(*pairs, strict=True)
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
+            raise ValueError(_bad_ids("biases", token_ids, self._vocabulary))
+        if len(set(token_ids)) < len(token_ids):
+            raise ValueError("a token has more than one bias")
+        return pairs, np.array(token_ids, np.int32), np.array(values, np.float32)
+
+
+def _alternatives(count: int) -> int:
+    if not 0 <= count <= MOST_ALTERNATIVES:
+        raise ValueError(f"{count} alternatives were asked for; from 0 to {MOST_ALTERNATIVES} can be had")
+    return count
+
+
+def _bad_ids(what: str, token_ids: Sequence[int], vocabulary: int) -> str:
+    return f"{what} of tokens {min(token_ids)} to {max(token_ids)}: token ids lie in 0..{vocabulary - 1}"
