@@ -1,34 +1,63 @@
 """A runner whose tokens can be computed by hand, from what it finds in its KV cache.
 
 The next token is a sum over the context as the cache holds it, so a wrong block table, a block that two
-sequences write, or a prefill that skips a token gives wrong tokens.
+sequences write, a copy that is missing, or a prefill that skips a token gives wrong tokens.
 """
 
 from collections.abc import Sequence
 
-from cadenza.server.runner.base import RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.engine.request import TokenLogprob
+from cadenza.server.runner.base import (
+    NO_TOKEN,
+    NOT_FINITE,
+    RunnerError,
+    RunnerLimits,
+    SequenceSlice,
+    StepBatch,
+    StepResult,
+)
 
 VOCABULARY = 97
 
 
-def next_token(context: Sequence[int]) -> int:
-    """The token after a context: 7 times the sum of its tokens plus its length, modulo 97."""
-    return (7 * sum(context) + len(context)) % VOCABULARY
+def next_token(context: Sequence[int], choice: int = 0) -> int:
+    """The token after a context: 7 times its sum, plus its length, plus 31 times the choice, modulo 97."""
+    return (7 * sum(context) + len(context) + 31 * choice) % VOCABULARY
 
 
-def continuation(prompt: Sequence[int], count: int) -> list[int]:
+def continuation(prompt: Sequence[int], count: int, choice: int = 0) -> list[int]:
     """The first `count` tokens after a prompt."""
     context = list(prompt)
     for _ in range(count):
-        context.append(next_token(context))
+        context.append(next_token(context, choice))
     return context[len(prompt) :]
 
 
+def logprob(context: Sequence[int], token_id: int, alternatives: int) -> TokenLogprob:
+    """What the runner says of a token after a context: minus (its sum plus a hundredth of the token)."""
+    best = tuple(((sum(context) + rank) % VOCABULARY, -float(rank)) for rank in range(alternatives))
+    return TokenLogprob(token_id, -(sum(context) + token_id / 100), best)
+
+
+def logprobs(tokens: Sequence[int], begin: int, alternatives: int) -> list[TokenLogprob]:
+    """What the runner says of tokens[begin:], each after those before it."""
+    return [logprob(tokens[:end], tokens[end], alternatives) for end in range(begin, len(tokens))]
+
+
 class CacheRunner:
-    """Implements Runner on a dictionary for a cache; remembers the batches it was given."""
+    """Implements Runner on a dictionary for a cache; remembers the batches it was given.
+
+    `fail_steps` makes the next steps raise, leaving nonsense behind. A context with the token `poison` in it
+    gives no finite logits.
+    """
 
     def __init__(
-        self, num_blocks: int = 64, block_size: int = 4, max_step_tokens: int = 16, max_sequences: int = 8
+        self,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        max_step_tokens: int = 16,
+        max_sequences: int = 8,
+        poison: int = -1,
     ) -> None:
         self.limits = RunnerLimits(
             block_size=block_size,
@@ -38,26 +67,79 @@ class CacheRunner:
             max_context=num_blocks * block_size,
         )
         self.batches: list[StepBatch] = []
+        self.fail_steps = 0
         self.closed = False
+        self._poison = poison
         self._cache: dict[tuple[int, int], int] = {}
 
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of all steps so far."""
+        return sum(len(part.token_ids) for batch in self.batches for part in batch.slices)
+
     def step(self, batch: StepBatch) -> StepResult:
-        assert 0 < len(batch.slices) <= self.limits.max_sequences
-        assert sum(len(part.token_ids) for part in batch.slices) <= self.limits.max_step_tokens
+        self._check(batch)
         self.batches.append(batch)
+        for copy in batch.copies:
+            for offset in range(self.limits.block_size):
+                self._cache[copy.target, offset] = self._cache.get((copy.source, offset), -1)
+        failing = self.fail_steps > 0
         for part in batch.slices:
             for offset, token_id in enumerate(part.token_ids):
-                self._cache[self._place(part, part.start + offset)] = token_id
-        return StepResult([self._choose(part) for part in batch.slices])
+                self._cache[self._place(part, part.start + offset)] = -1000 if failing else token_id
+        if failing:
+            self.fail_steps -= 1
+            raise RunnerError("program 3 failed")
+        token_ids = [self._choose(part) for part in batch.slices]
+        return StepResult(token_ids, self._logprobs(batch, token_ids))
 
     def close(self) -> None:
         self.closed = True
 
+    def _check(self, batch: StepBatch) -> None:
+        """What the contract promises of a batch."""
+        assert 0 < len(batch.slices) <= self.limits.max_sequences
+        assert sum(len(part.token_ids) for part in batch.slices) <= self.limits.max_step_tokens
+        targets = [copy.target for copy in batch.copies]
+        assert len(set(targets)) == len(targets)
+        for index, copy in enumerate(batch.copies):
+            assert copy.source not in targets[: index + 1]
+        for part in batch.slices:
+            end = part.start + len(part.token_ids)
+            assert len(part.token_ids) > 0
+            assert end <= len(part.block_table) * self.limits.block_size
+            written = {self._place(part, position)[0] for position in range(part.start, end)}
+            for other in batch.slices:
+                assert other is part or written.isdisjoint(other.block_table), "a shared block is written"
+
+    def _context(self, part: SequenceSlice, length: int) -> list[int]:
+        return [self._cache[self._place(part, position)] for position in range(length)]
+
     def _choose(self, part: SequenceSlice) -> int:
         if part.sampling is None:
-            return -1
-        length = part.start + len(part.token_ids)
-        return next_token([self._cache[self._place(part, position)] for position in range(length)])
+            return NO_TOKEN
+        context = self._context(part, part.start + len(part.token_ids))
+        if part.sampling.needs_history:
+            assert list(part.history) == context
+        else:
+            assert not part.history
+        if self._poison in context:
+            return NOT_FINITE
+        return next_token(context, part.sampling.choice)
+
+    def _logprobs(self, batch: StepBatch, token_ids: list[int]) -> dict[int, list[TokenLogprob]]:
+        found: dict[int, list[TokenLogprob]] = {}
+        for index, (part, token_id) in enumerate(zip(batch.slices, token_ids, strict=True)):
+            tokens = self._context(part, part.start + len(part.token_ids))
+            entries = [
+                logprob(tokens[: part.start + offset + 1], target, part.target_alternatives)
+                for offset, target in enumerate(part.targets)
+            ]
+            if part.sampling is not None and part.sampling.logprobs is not None and token_id >= 0:
+                entries.append(logprob(tokens, token_id, part.sampling.logprobs))
+            if entries:
+                found[index] = entries
+        return found
 
     def _place(self, part: SequenceSlice, position: int) -> tuple[int, int]:
         size = self.limits.block_size

@@ -1,63 +1,22 @@
 """The engine on a runner with tokens computed by hand: what goes in, what comes out, what is given back."""
 
-import dataclasses
 import threading
-from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.engine.cache_runner import VOCABULARY, CacheRunner, continuation
+from tests.engine.cache_runner import CacheRunner, continuation, logprobs
+from tests.engine.harness import Harness
 
-from cadenza.server.engine.engine import Engine
 from cadenza.server.engine.request import (
+    GREEDY,
+    Admitted,
     Cancel,
     Cancelled,
     Drain,
-    Event,
     Finished,
     FinishReason,
-    Progress,
-    Request,
-    StepReport,
-    Submit,
+    SamplingParams,
 )
-from cadenza.server.runner.base import RunnerError, StepBatch, StepResult
-
-TOKEN_BYTES = [f"{token},".encode() for token in range(VOCABULARY)]
-
-
-class Harness:
-    """An engine that is stepped by hand, with a clock that moves when told."""
-
-    def __init__(self, runner: CacheRunner | None = None) -> None:
-        self.runner = runner or CacheRunner()
-        self.reports: list[StepReport] = []
-        self.now = 0.0
-        self.engine = Engine(self.runner, TOKEN_BYTES, clock=lambda: self.now, report=self.reports.append)
-
-    def submit(self, name: str, prompt: Sequence[int], max_tokens: int = 5, **options: object) -> Request:
-        request = Request(name, tuple(prompt), max_tokens, arrival_time=self.now)
-        request = dataclasses.replace(request, **options)  # type: ignore[arg-type]
-        self.engine.commands.put(Submit(request))
-        return request
-
-    def finish(self) -> None:
-        self.engine.commands.put(Drain())
-        self.engine.run()
-
-    @property
-    def events(self) -> list[Event]:
-        return [event for report in self.reports for event in report.events]
-
-    def tokens(self, name: str) -> list[int]:
-        kinds = (Progress, Finished)
-        events = [event for event in self.events if isinstance(event, kinds) and event.request_id == name]
-        return [token_id for event in events for token_id in event.token_ids]
-
-    def finished(self, name: str) -> Finished:
-        (event,) = [e for e in self.events if isinstance(e, Finished) and e.request_id == name]
-        return event
+from cadenza.server.runner.base import StepBatch, StepResult
 
 
 def test_a_request_gets_the_tokens_that_its_prompt_implies() -> None:
@@ -65,8 +24,8 @@ def test_a_request_gets_the_tokens_that_its_prompt_implies() -> None:
     harness.submit("a", [1, 2, 3], max_tokens=6)
     harness.finish()
     assert harness.tokens("a") == continuation([1, 2, 3], 6)
+    assert harness.finish_reason("a") is FinishReason.LENGTH
     finished = harness.finished("a")
-    assert finished.finish_reason is FinishReason.LENGTH
     assert (finished.prompt_tokens, finished.completion_tokens) == (3, 6)
 
 
@@ -74,8 +33,7 @@ def test_the_text_of_all_events_is_the_text_of_all_tokens() -> None:
     harness = Harness()
     harness.submit("a", [5], max_tokens=4)
     harness.finish()
-    text = "".join(event.text for event in harness.events if isinstance(event, Progress | Finished))
-    assert text == "".join(f"{token}," for token in continuation([5], 4))
+    assert harness.text("a") == "".join(f"{token}," for token in continuation([5], 4))
 
 
 def test_an_end_token_stops_and_has_no_text() -> None:
@@ -84,8 +42,8 @@ def test_an_end_token_stops_and_has_no_text() -> None:
     harness.submit("a", [1, 2], max_tokens=9, eos_token_ids=frozenset({expected[2]}))
     harness.finish()
     assert harness.tokens("a") == expected
-    assert harness.finished("a").finish_reason is FinishReason.STOP
-    assert harness.finished("a").text == ""
+    assert harness.finish_reason("a") is FinishReason.STOP
+    assert harness.progress("a")[-1].text == ""
 
 
 def test_a_stop_token_of_the_request_is_told_apart() -> None:
@@ -93,7 +51,7 @@ def test_a_stop_token_of_the_request_is_told_apart() -> None:
     harness = Harness()
     harness.submit("a", [1, 2], max_tokens=9, stop_token_ids=frozenset({expected[1]}))
     harness.finish()
-    assert harness.finished("a").finish_reason is FinishReason.STOP_TOKEN
+    assert harness.finish_reason("a") is FinishReason.STOP_TOKEN
 
 
 def test_a_stop_string_ends_the_text_before_it() -> None:
@@ -101,9 +59,8 @@ def test_a_stop_string_ends_the_text_before_it() -> None:
     harness = Harness()
     harness.submit("a", [1, 2], max_tokens=9, stop=(f",{second},",))
     harness.finish()
-    text = "".join(event.text for event in harness.events if isinstance(event, Progress | Finished))
-    assert text == str(first)
-    assert harness.finished("a").finish_reason is FinishReason.STOP
+    assert harness.text("a") == str(first)
+    assert harness.finish_reason("a") is FinishReason.STOP
 
 
 def test_one_step_serves_many_requests() -> None:
@@ -120,10 +77,10 @@ def test_a_cancelled_request_frees_its_blocks_before_the_next_step() -> None:
     harness = Harness()
     harness.submit("a", range(10), max_tokens=50)
     harness.engine.step()
-    assert harness.reports[-1].kv_blocks_used > 0
+    assert harness.blocks_used > 0
     harness.engine.commands.put(Cancel("a"))
     harness.engine.step()
-    assert harness.reports[-1].kv_blocks_used == 0
+    assert harness.blocks_used == 0
     assert harness.reports[-1].events == (Cancelled("a", deadline_exceeded=False),)
 
 
@@ -155,7 +112,7 @@ def test_preempted_sequences_go_on_with_the_same_tokens() -> None:
     assert harness.tokens("a") == continuation([1, 2, 3], 8)
     assert harness.tokens("b") == continuation([4, 5, 6], 8)
     assert harness.tokens("c") == continuation([7, 8], 8)
-    assert harness.reports[-1].kv_blocks_used == 0
+    assert harness.blocks_used == 0
 
 
 def test_timing_tells_queue_prefill_and_decode_apart() -> None:
@@ -180,64 +137,158 @@ def test_an_idle_engine_waits_for_commands_and_drains() -> None:
     assert harness.tokens("a") == continuation([1], 1)
 
 
-def test_what_the_runner_raises_ends_the_engine() -> None:
-    class Broken(CacheRunner):
+def test_a_watchdog_sees_when_the_present_step_began() -> None:
+    class Watched(CacheRunner):
         def step(self, batch: StepBatch) -> StepResult:
-            raise RunnerError("program 3 failed")
+            seen.append(harness.engine.step_began)
+            return super().step(batch)
 
-    harness = Harness(Broken())
-    harness.submit("a", [1])
-    with pytest.raises(RunnerError, match="program 3 failed"):
-        harness.engine.run()
-
-
-@dataclasses.dataclass(frozen=True)
-class Arrival:
-    """A request of a random schedule."""
-
-    before_step: int
-    prompt: tuple[int, ...]
-    max_tokens: int
-    cancel_after: int | None
-    deadline: float
+    seen: list[float | None] = []
+    harness = Harness(Watched())
+    harness.submit("a", [1], max_tokens=2)
+    harness.now = 7.0
+    harness.engine.step()
+    assert seen == [7.0]
+    assert harness.engine.step_began is None
 
 
-ARRIVALS = st.builds(
-    Arrival,
-    before_step=st.integers(0, 12),
-    prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=14).map(tuple),
-    max_tokens=st.integers(1, 10),
-    cancel_after=st.none() | st.integers(0, 12),
-    deadline=st.just(float("inf")) | st.integers(1, 30).map(float),
-)
+def test_choices_share_the_prompt_and_each_ends_once() -> None:
+    harness = Harness()
+    harness.submit("a", range(10), max_tokens=6, n=3)
+    harness.finish()
+    for choice in range(3):
+        assert harness.tokens("a", choice) == continuation(range(10), 6, choice)
+        assert harness.finish_reason("a", choice) is FinishReason.LENGTH
+    finished = harness.finished("a")
+    assert (finished.prompt_tokens, finished.completion_tokens) == (10, 18)
+    assert isinstance(harness.events[-1], Finished)
+    assert sum(isinstance(event, Admitted) for event in harness.events) == 1
+    # The prompt once, its last token twice more, and five tokens of each choice fed back.
+    assert harness.runner.computed_tokens == 10 + 2 + 3 * 5
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(ARRIVALS, min_size=1, max_size=10), st.integers(6, 20), st.integers(1, 4))
-def test_every_request_ends_once_with_its_own_tokens_and_no_block_is_lost(
-    arrivals: list[Arrival], num_blocks: int, block_size: int
-) -> None:
-    # Any one request fits alone: 14 + 10 tokens at most.
-    num_blocks = max(num_blocks, -(-24 // block_size))
-    harness = Harness(CacheRunner(num_blocks, block_size, max_step_tokens=9, max_sequences=4))
-    steps = 0
-    while steps < 14 or harness.engine._sequences:
-        for index, arrival in enumerate(arrivals):
-            if arrival.before_step == steps:
-                harness.submit(str(index), arrival.prompt, arrival.max_tokens, deadline=arrival.deadline)
-            if arrival.cancel_after is not None and arrival.before_step + arrival.cancel_after == steps:
-                harness.engine.commands.put(Cancel(str(index)))
-        harness.engine.commands.put(Cancel("nobody"))
-        harness.now = float(steps)
-        harness.engine.step()
-        steps += 1
-        assert steps < 500, "a sequence starves"
-    for index, arrival in enumerate(arrivals):
-        ends = [
-            e for e in harness.events if isinstance(e, Finished | Cancelled) and e.request_id == str(index)
-        ]
-        assert len(ends) == 1
-        expected = continuation(arrival.prompt, arrival.max_tokens)
-        found = harness.tokens(str(index))
-        assert found == (expected if isinstance(ends[0], Finished) else expected[: len(found)])
-    assert harness.engine._kv_cache.num_used == 0
+def test_choices_hold_the_prompts_full_blocks_once() -> None:
+    harness = Harness(CacheRunner(block_size=4))
+    harness.submit("a", range(10), max_tokens=20, n=4)
+    harness.engine.step()
+    harness.engine.step()
+    # Two full blocks together, and a third of each choice's own.
+    assert harness.blocks_used == 2 + 4
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 8])
+def test_choices_fork_wherever_the_prompt_ends_in_its_block(length: int) -> None:
+    prompt = range(3, 3 + length)
+    harness = Harness(CacheRunner(block_size=4))
+    harness.submit("a", prompt, max_tokens=9, n=3)
+    harness.finish()
+    for choice in range(3):
+        assert harness.tokens("a", choice) == continuation(prompt, 9, choice)
+
+
+def test_the_other_choices_go_on_when_the_first_ends_with_its_first_token() -> None:
+    harness = Harness()
+    (end,) = continuation([1, 2, 3], 1)
+    harness.submit("a", [1, 2, 3], max_tokens=4, n=2, eos_token_ids=frozenset({end}))
+    harness.finish()
+    assert harness.tokens("a") == [end]
+    assert harness.tokens("a", 1) == continuation([1, 2, 3], 4, choice=1)
+
+
+def test_more_choices_than_places_take_turns() -> None:
+    harness = Harness(CacheRunner(max_sequences=2))
+    harness.submit("a", range(6), max_tokens=3, n=7)
+    harness.finish()
+    for choice in range(7):
+        assert harness.tokens("a", choice) == continuation(range(6), 3, choice)
+
+
+def test_choices_that_lose_their_shared_blocks_are_recomputed() -> None:
+    harness = Harness(CacheRunner(num_blocks=7, block_size=2, max_sequences=2))
+    harness.submit("a", range(5), max_tokens=9, n=3)
+    harness.submit("b", range(20, 25), max_tokens=9)
+    harness.finish()
+    assert sum(report.preemptions for report in harness.reports) > 0
+    for choice in range(3):
+        assert harness.tokens("a", choice) == continuation(range(5), 9, choice)
+    assert harness.tokens("b") == continuation(range(20, 25), 9)
+
+
+def test_cancelling_ends_all_choices() -> None:
+    harness = Harness()
+    harness.submit("a", range(6), max_tokens=50, n=3)
+    harness.engine.step()
+    harness.engine.step()
+    harness.engine.commands.put(Cancel("a"))
+    harness.engine.step()
+    assert harness.blocks_used == 0
+    assert (harness.reports[-1].running, harness.reports[-1].waiting) == (0, 0)
+
+
+def test_log_probabilities_come_with_their_tokens() -> None:
+    prompt = list(range(6))
+    harness = Harness()
+    harness.submit("a", prompt, max_tokens=5, n=2, sampling=SamplingParams(logprobs=2))
+    harness.finish()
+    for choice in range(2):
+        tokens = prompt + continuation(prompt, 5, choice)
+        assert harness.logprobs("a", choice) == logprobs(tokens, 6, alternatives=2)
+        assert all(len(event.logprobs) == len(event.token_ids) for event in harness.progress("a", choice))
+
+
+def test_text_that_is_held_back_holds_no_log_probabilities_back() -> None:
+    first, second = continuation([1, 2], 2)
+    harness = Harness()
+    harness.submit(
+        "a", [1, 2], max_tokens=2, stop=(f"{first},{second},x",), sampling=SamplingParams(logprobs=0)
+    )
+    harness.finish()
+    assert [(event.text, len(event.logprobs)) for event in harness.progress("a")] == [
+        ("", 1),
+        (f"{first},{second},", 1),
+    ]
+
+
+@pytest.mark.parametrize("max_step_tokens", [3, 4, 64])
+def test_the_prompts_log_probabilities_begin_at_its_second_token(max_step_tokens: int) -> None:
+    prompt = list(range(10))
+    harness = Harness(CacheRunner(max_step_tokens=max_step_tokens))
+    harness.submit("a", prompt, max_tokens=2, prompt_logprobs=True, sampling=SamplingParams(logprobs=3))
+    harness.finish()
+    assert harness.prompt_logprobs("a") == logprobs(prompt, 1, alternatives=3)
+    tokens = prompt + continuation(prompt, 2)
+    assert harness.logprobs("a") == logprobs(tokens, 10, alternatives=3)
+
+
+def test_the_prompts_log_probabilities_come_with_the_first_choice_alone() -> None:
+    prompt = list(range(7))
+    harness = Harness()
+    harness.submit("a", prompt, max_tokens=2, n=2, prompt_logprobs=True, sampling=SamplingParams(logprobs=0))
+    harness.finish()
+    assert harness.prompt_logprobs("a") == logprobs(prompt, 1, alternatives=0)
+    assert all(not event.prompt_logprobs for event in harness.progress("a", 1))
+
+
+def test_prompt_log_probabilities_are_handed_out_once_whatever_is_preempted() -> None:
+    # "b" has the higher priority, and its arrival takes the blocks of "a" in the middle of its prompt.
+    prompt = list(range(12))
+    harness = Harness(CacheRunner(num_blocks=4, block_size=4, max_step_tokens=5))
+    options = {"prompt_logprobs": True, "sampling": SamplingParams(logprobs=1)}
+    harness.submit("a", prompt, max_tokens=3, **options)
+    harness.engine.step()
+    harness.submit("b", range(50, 60), max_tokens=2, priority=1)
+    harness.finish()
+    assert sum(report.preemptions for report in harness.reports) > 0
+    assert harness.prompt_logprobs("a") == logprobs(prompt, 1, alternatives=1)
+    assert harness.tokens("a") == continuation(prompt, 3)
+
+
+def test_penalties_are_given_the_tokens_before() -> None:
+    # The runner compares the history with its cache.
+    harness = Harness()
+    harness.submit("a", range(6), max_tokens=5, sampling=SamplingParams(presence_penalty=0.5))
+    harness.submit("b", range(6), max_tokens=5, sampling=GREEDY)
+    harness.finish()
+    assert harness.tokens("a") == harness.tokens("b") == continuation(range(6), 5)
+    (part, *_) = harness.runner.batches[-1].slices
+    assert (len(part.history), part.prompt_length) == (10, 6)

@@ -2,46 +2,64 @@
 
 One thread runs it and owns everything in it: scheduler, sequences, KV cache and runner. Commands come in by
 one queue, and all events of a step leave together by one call of `report`.
+
+A step that the runner cannot compute ends the requests that were part of it. The engine then looks whether
+its books are right and the runner still works, and goes on; where that is not so, or steps fail again and
+again, `run` raises.
 """
 
 import dataclasses
+import itertools
 import queue
 from collections.abc import Callable
 from collections.abc import Sequence as ReadOnlyList
 
+from cadenza.server.engine.active_request import ActiveRequest
+from cadenza.server.engine.batch import assemble
 from cadenza.server.engine.kv_cache import KVCache
+from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import (
+    GREEDY,
     Admitted,
     Cancel,
     Cancelled,
     Command,
     Drain,
     Event,
-    Finished,
-    FinishReason,
+    Failed,
+    FailureCause,
     Progress,
     Request,
     StepReport,
     Submit,
+    TokenLogprob,
 )
 from cadenza.server.engine.scheduler import Advance, Schedule, Scheduler, SchedulerLimits
 from cadenza.server.engine.sequence import Sequence
-from cadenza.server.engine.text import TextAssembler
-from cadenza.server.runner.base import Runner, SequenceSlice, StepBatch
+from cadenza.server.runner.base import (
+    NO_TOKEN,
+    NOT_FINITE,
+    Runner,
+    RunnerError,
+    SequenceSlice,
+    StepBatch,
+    StepResult,
+)
 
-MIXED_PREFILL_TOKENS = 128
-"""Prefill tokens beside decodes in one step; see SchedulerLimits."""
+MAX_FAILED_STEPS = 3
+"""So many steps that fail one after another are not a request's fault."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _StepSize:
-    tokens: int
-    sequences: int
-    preemptions: int
-    duration: float
+@dataclasses.dataclass(slots=True)
+class _StepSummary:
+    """What a step did, as it is found out."""
 
-
-_NO_STEP = _StepSize(tokens=0, sequences=0, preemptions=0, duration=0.0)
+    tokens: int = 0
+    sequences: int = 0
+    preemptions: int = 0
+    duration: float = 0.0
+    prompt_tokens_looked_up: int = 0
+    prompt_tokens_cached: int = 0
 
 
 class Engine:
@@ -56,30 +74,33 @@ class Engine:
         runner: Runner,
         token_bytes: ReadOnlyList[bytes],
         *,
+        options: EngineOptions,
         clock: Callable[[], float],
         report: Callable[[StepReport], None],
     ) -> None:
         self.commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.step_began: float | None = None
+        """When the runner's present step began, for a watchdog in another thread; None between steps."""
         self._runner = runner
         self._token_bytes = token_bytes
         self._clock = clock
         self._report = report
         limits = runner.limits
-        self._kv_cache = KVCache(limits.num_blocks, limits.block_size)
+        self._kv_cache = KVCache(limits.num_blocks, limits.block_size, prefix_cache=options.prefix_cache)
         self._scheduler = Scheduler(
-            SchedulerLimits(
-                max_step_tokens=limits.max_step_tokens,
-                max_sequences=limits.max_sequences,
-                mixed_prefill_tokens=min(MIXED_PREFILL_TOKENS, limits.max_step_tokens),
-            ),
-            self._kv_cache,
+            SchedulerLimits(limits.max_step_tokens, limits.max_sequences), options, self._kv_cache
         )
-        self._sequences: dict[str, Sequence] = {}
+        self._requests: dict[str, ActiveRequest] = {}
+        self._numbers = itertools.count()
+        self._failed_steps = 0
         self._draining = False
 
     def run(self) -> None:
-        """Serves until a Drain has come and all before it has ended; raises what the runner raises."""
-        while self._sequences or not self._draining:
+        """Serves until a Drain has come and all before it has ended.
+
+        Raises RunnerError or KVCacheError where a failed step leaves no way to go on.
+        """
+        while self._requests or not self._draining:
             self.step()
 
     def step(self) -> None:
@@ -87,12 +108,12 @@ class Engine:
         events: list[Event] = []
         self._take_commands(events)
         self._expire(events)
-        size = self._advance(events) if self._sequences else _NO_STEP
-        if events or size.tokens:
-            self._report(self._describe(events, size))
+        summary = self._advance(events) if self._requests else _StepSummary()
+        if events or summary.tokens:
+            self._report(self._describe(events, summary))
 
     def _take_commands(self, events: list[Event]) -> None:
-        if not self._sequences and not self._draining:
+        if not self._requests and not self._draining:
             self._take(self.commands.get(), events)
         while not self.commands.empty():
             self._take(self.commands.get(), events)
@@ -102,115 +123,167 @@ class Engine:
             case Submit(request):
                 self._submit(request)
             case Cancel(request_id):
-                sequence = self._sequences.get(request_id)
-                if sequence is not None:
-                    self._cancel(sequence, events, deadline_exceeded=False)
+                active = self._requests.get(request_id)
+                if active is not None:
+                    self._cancel(active, events, deadline_exceeded=False)
             case Drain():
                 self._draining = True
 
     def _submit(self, request: Request) -> None:
-        text = TextAssembler(self._token_bytes, request.stop)
-        sequence = Sequence(request, text, list(request.prompt_token_ids))
-        self._sequences[request.request_id] = sequence
-        self._scheduler.add(sequence)
+        active = ActiveRequest(request, next(self._numbers))
+        self._requests[request.request_id] = active
+        self._scheduler.add(self._new_choice(active, 0))
+
+    def _new_choice(self, active: ActiveRequest, choice: int) -> Sequence:
+        sampling = active.request.sampling
+        if choice != sampling.choice:
+            sampling = dataclasses.replace(sampling, choice=choice)
+        sequence = Sequence.of(active.request, active.number, sampling, self._token_bytes)
+        active.sequences.append(sequence)
+        return sequence
 
     def _expire(self, events: list[Event]) -> None:
         now = self._clock()
-        for sequence in [s for s in self._sequences.values() if s.request.deadline <= now]:
-            self._cancel(sequence, events, deadline_exceeded=True)
+        for active in [a for a in self._requests.values() if a.request.deadline <= now]:
+            self._cancel(active, events, deadline_exceeded=True)
 
-    def _cancel(self, sequence: Sequence, events: list[Event], *, deadline_exceeded: bool) -> None:
-        self._forget(sequence)
-        events.append(Cancelled(sequence.request_id, deadline_exceeded))
+    def _cancel(self, active: ActiveRequest, events: list[Event], *, deadline_exceeded: bool) -> None:
+        self._forget(active)
+        events.append(Cancelled(active.request.request_id, deadline_exceeded))
 
-    def _forget(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        del self._sequences[sequence.request_id]
+    def _forget(self, active: ActiveRequest) -> None:
+        for sequence in active.sequences:
+            self._scheduler.remove(sequence)
+        del self._requests[active.request.request_id]
 
-    def _advance(self, events: list[Event]) -> _StepSize:
+    def _advance(self, events: list[Event]) -> _StepSummary:
+        """Runs one step and turns its result into events."""
         begin = self._clock()
-        schedule = self._scheduler.schedule()
-        for sequence in (advance.sequence for advance in schedule.advances):
-            if not sequence.started:
-                sequence.first_step_time = begin
-                events.append(Admitted(sequence.request_id))
-        result = self._runner.step(StepBatch([_slice(advance) for advance in schedule.advances]))
+        schedule = self._scheduler.schedule(begin)
+        summary = _StepSummary(preemptions=len(schedule.preempted))
+        self._begin(schedule, begin, events, summary)
+        try:
+            result = self._run(assemble(schedule), begin)
+        except RunnerError as error:
+            self._fail_step(schedule, error, events)
+            self._recover(error)
+            return summary
+        self._failed_steps = 0
         now = self._clock()
-        for advance, token_id in zip(schedule.advances, result.token_ids, strict=True):
-            advance.sequence.num_computed += advance.num_tokens
-            if token_id >= 0:
-                events.append(self._append(advance.sequence, token_id, now))
-        return _size(schedule, self._clock() - begin)
+        for index, advance in enumerate(schedule.advances):
+            active = self._requests.get(advance.sequence.request_id)
+            if active is not None:  # another choice's logits have ended it in this very step
+                logprobs = result.logprobs.get(index, ())
+                self._deliver(active, advance, result.token_ids[index], logprobs, now, events)
+        summary.sequences = len(schedule.advances)
+        summary.tokens = sum(advance.num_tokens for advance in schedule.advances)
+        summary.duration = self._clock() - begin
+        return summary
 
-    def _append(self, sequence: Sequence, token_id: int, now: float) -> Event:
-        """Adds a generated token; the sequence is forgotten where that ends it."""
-        if not sequence.num_generated:
-            sequence.first_token_time = now
-        sequence.last_token_time = now
-        sequence.token_ids.append(token_id)
-        ends_by_token = _token_reason(sequence.request, token_id)
-        text = "" if ends_by_token else sequence.text.append(token_id)
-        reason = ends_by_token or _text_reason(sequence)
-        if reason is None:
-            return Progress(sequence.request_id, (token_id,), text)
-        self._forget(sequence)
-        return Finished(
-            sequence.request_id,
-            (token_id,),
-            text + sequence.text.flush(),
-            reason,
-            prompt_tokens=len(sequence.request.prompt_token_ids),
-            completion_tokens=sequence.num_generated,
-            cached_prompt_tokens=0,
-            timing=sequence.timing,
+    def _begin(self, schedule: Schedule, now: float, events: list[Event], summary: _StepSummary) -> None:
+        """Notes the requests whose first step this is."""
+        for sequence in (advance.sequence for advance in schedule.advances):
+            active = self._requests[sequence.request_id]
+            if active.started:
+                continue
+            active.first_step_time = now
+            active.cached_prompt_tokens = sequence.num_computed
+            events.append(Admitted(sequence.request_id))
+            if self._kv_cache.looks_up(sequence):
+                summary.prompt_tokens_looked_up += sequence.prompt_length
+                summary.prompt_tokens_cached += sequence.num_computed
+
+    def _run(self, batch: StepBatch, begin: float) -> StepResult:
+        self.step_began = begin
+        try:
+            return self._runner.step(batch)
+        finally:
+            self.step_began = None
+
+    def _deliver(
+        self,
+        active: ActiveRequest,
+        advance: Advance,
+        token_id: int,
+        logprobs: ReadOnlyList[TokenLogprob],
+        now: float,
+        events: list[Event],
+    ) -> None:
+        """Takes a slice's result: the sequence moves on, and what came of it is told."""
+        sequence = advance.sequence
+        if token_id == NOT_FINITE:
+            self._fail_not_finite(active, sequence, events)
+            return
+        start = sequence.num_computed
+        self._kv_cache.commit(sequence, advance.num_tokens)
+        prompt_logprobs: tuple[TokenLogprob, ...] = ()
+        if sequence.wants_prompt_logprobs:
+            count = min(sequence.num_computed, sequence.prompt_length - 1) - start
+            prompt_logprobs = active.take_prompt_logprobs(sequence, start, logprobs[:count])
+            logprobs = logprobs[count:]
+        if token_id == NO_TOKEN:
+            if prompt_logprobs:
+                events.append(
+                    Progress(sequence.request_id, sequence.choice, (), "", prompt_logprobs=prompt_logprobs)
+                )
+            return
+        if active.request.n > 1 and not active.completion_tokens:
+            self._fork(active, sequence, now)
+        progress = active.append(sequence, token_id, now, logprobs, prompt_logprobs)
+        events.append(progress)
+        if progress.finish_reason is not None:
+            self._end_choice(active, sequence, events)
+
+    def _fork(self, active: ActiveRequest, parent: Sequence, now: float) -> None:
+        """The prompt is computed: the other choices go on from there."""
+        for choice in range(1, active.request.n):
+            self._scheduler.fork(parent, self._new_choice(active, choice), now)
+
+    def _end_choice(self, active: ActiveRequest, sequence: Sequence, events: list[Event]) -> None:
+        active.sequences.remove(sequence)
+        self._scheduler.remove(sequence)
+        if not active.sequences:
+            del self._requests[active.request.request_id]
+            events.append(active.finished())
+
+    def _fail_not_finite(self, active: ActiveRequest, sequence: Sequence, events: list[Event]) -> None:
+        for choice in active.sequences:
+            self._kv_cache.distrust(choice)
+        self._forget(active)
+        message = (
+            f"the logits after {len(sequence.token_ids)} tokens of choice {sequence.choice} are not finite"
         )
+        events.append(Failed(sequence.request_id, FailureCause.LOGITS_NOT_FINITE, message))
 
-    def _describe(self, events: list[Event], size: _StepSize) -> StepReport:
+    def _fail_step(self, schedule: Schedule, error: RunnerError, events: list[Event]) -> None:
+        for request_id in dict.fromkeys(advance.sequence.request_id for advance in schedule.advances):
+            self._forget(self._requests[request_id])
+            events.append(Failed(request_id, FailureCause.STEP_FAILED, str(error)))
+
+    def _recover(self, error: RunnerError) -> None:
+        """Checks that the engine can go on after a failed step; raises where it cannot."""
+        self._failed_steps += 1
+        if self._failed_steps == MAX_FAILED_STEPS:
+            raise error
+        self._kv_cache.check([s for active in self._requests.values() for s in active.sequences])
+        block = self._kv_cache.borrow()
+        probe = SequenceSlice(token_ids=[0], start=0, block_table=[block], sampling=GREEDY)
+        (token_id,) = self._run(StepBatch([probe]), self._clock()).token_ids
+        self._kv_cache.give_back(block)
+        if token_id < 0:
+            raise RunnerError(f"after a failed step ({error}) the runner gives no token for a single one")
+
+    def _describe(self, events: list[Event], summary: _StepSummary) -> StepReport:
         return StepReport(
             events=tuple(events),
-            duration=size.duration,
-            batch_tokens=size.tokens,
-            batch_sequences=size.sequences,
+            duration=summary.duration,
+            batch_tokens=summary.tokens,
+            batch_sequences=summary.sequences,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            preemptions=size.preemptions,
+            preemptions=summary.preemptions,
+            prompt_tokens_looked_up=summary.prompt_tokens_looked_up,
+            prompt_tokens_cached=summary.prompt_tokens_cached,
             kv_blocks_used=self._kv_cache.num_used,
             kv_blocks_total=self._kv_cache.num_blocks,
         )
-
-
-def _slice(advance: Advance) -> SequenceSlice:
-    sequence = advance.sequence
-    start = sequence.num_computed
-    complete = advance.num_tokens == sequence.num_pending
-    return SequenceSlice(
-        token_ids=sequence.token_ids[start : start + advance.num_tokens],
-        start=start,
-        block_table=sequence.block_table,
-        sampling=sequence.request.sampling if complete else None,
-    )
-
-
-def _token_reason(request: Request, token_id: int) -> FinishReason | None:
-    if token_id in request.eos_token_ids:
-        return FinishReason.STOP
-    if token_id in request.stop_token_ids:
-        return FinishReason.STOP_TOKEN
-    return None
-
-
-def _text_reason(sequence: Sequence) -> FinishReason | None:
-    if sequence.text.stopped:
-        return FinishReason.STOP
-    if sequence.num_generated == sequence.request.max_tokens:
-        return FinishReason.LENGTH
-    return None
-
-
-def _size(schedule: Schedule, duration: float) -> _StepSize:
-    return _StepSize(
-        tokens=sum(advance.num_tokens for advance in schedule.advances),
-        sequences=len(schedule.advances),
-        preemptions=len(schedule.preempted),
-        duration=duration,
-    )

@@ -38,7 +38,7 @@ class SamplingParams:
     choice: int = 0
     """Which of a request's choices is drawn."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens of prompt and completion (arXiv:1909.05858)."""
+    """Divides positive and multiplies negative logits of tokens seen, prompt included (arXiv:1909.05858)."""
     presence_penalty: float = 0.0
     """Subtracted from the logits of tokens of the completion, once."""
     frequency_penalty: float = 0.0

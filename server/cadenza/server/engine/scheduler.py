@@ -2,15 +2,23 @@
 
 The scheduler knows no phases. A sequence has pending tokens, one in decode, many in prefill or after a
 preemption, and a step hands out a budget of tokens: first to sequences that decode, so that their streams
-go on, then to those in prefill, oldest first. It has no clock and does no input or output: the same calls
-give the same schedules.
+go on, then to those in prefill, oldest first, then to those that wait. It has no clock and does no input or
+output: the same calls give the same schedules.
+
+Every sequence comes to its end. When KV blocks run out, the running sequence of the greatest `rank` gives
+way and is recomputed later. So the one of the least rank never does: it always finds blocks, and a budget, as
+those before it in the list are finitely many. Only a higher priority can take its place, and not for ever:
+what has waited `overdue_seconds` in all goes first in the queue, where nothing passes it, and once it runs it
+ranks before everything that was not overdue.
 """
 
 import dataclasses
-from collections import deque
 
+from cadenza.server.engine.fair_share import FairShare
 from cadenza.server.engine.kv_cache import KVCache
+from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.sequence import Sequence
+from cadenza.server.engine.waiting import WaitingQueue
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,8 +27,6 @@ class SchedulerLimits:
 
     max_step_tokens: int
     max_sequences: int
-    mixed_prefill_tokens: int
-    """Most prefill tokens of a step in which sequences decode too: bounds how long their streams pause."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,90 +47,166 @@ class Schedule:
 
 
 class Scheduler:
-    """Owns the queues. A sequence is in `waiting` or in `running`, and holds blocks only in the latter."""
+    """Owns the queues. A sequence waits or runs; while it waits it may share blocks, but not write any."""
 
-    def __init__(self, limits: SchedulerLimits, kv_cache: KVCache) -> None:
+    def __init__(self, limits: SchedulerLimits, options: EngineOptions, kv_cache: KVCache) -> None:
         self._limits = limits
+        self._options = options
         self._kv_cache = kv_cache
-        self.waiting: deque[Sequence] = deque()
+        self._fair_share = FairShare(options.client_weights)
+        self.waiting = WaitingQueue(self._fair_share)
         self.running: list[Sequence] = []
-        """Oldest first."""
+        """In the order in which they began to run."""
 
     def add(self, sequence: Sequence) -> None:
         """Lets a new sequence wait for its turn."""
-        self.waiting.append(sequence)
+        self._fair_share.enter(sequence.request.client)
+        sequence.patience = self._options.overdue_seconds
+        self.waiting.add(sequence, sequence.request.arrival_time)
+
+    def fork(self, parent: Sequence, child: Sequence, now: float) -> None:
+        """Lets another choice of a request wait whose prompt `parent` has just computed."""
+        self._fair_share.enter(child.request.client)
+        self._kv_cache.fork(parent, child)
+        child.patience = parent.patience
+        child.begun = True
+        self.waiting.add(child, now)
 
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence and frees its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._kv_cache.release(sequence)
         else:
             self.waiting.remove(sequence)
+        self._kv_cache.release(sequence)
+        self._fair_share.leave(sequence.request.client)
 
-    def schedule(self) -> Schedule:
-        """Plans the next step; it is empty only where nothing waits or runs."""
+    def schedule(self, now: float) -> Schedule:
+        """Plans the step that begins at `now`; it is empty only where nothing waits or runs."""
         preempted: list[Sequence] = []
-        decodes = self._schedule_decodes(preempted)
+        decodes = self._schedule_decodes(preempted, now)
         room = self._limits.max_step_tokens - len(decodes)
-        budget = min(room, self._limits.mixed_prefill_tokens) if decodes else room
-        prefills = self._continue_prefills(budget, preempted)
+        budget = min(room, self._options.mixed_prefill_tokens) if decodes else room
+        prefills = self._continue_prefills(budget, preempted, now)
         budget -= sum(advance.num_tokens for advance in prefills)
         if not preempted:
-            prefills += self._admit(budget)
-        advances = tuple(advance for advance in decodes + prefills if advance.sequence not in preempted)
-        return Schedule(advances, tuple(preempted))
+            prefills += self._admit(budget, preempted, now)
+        advances = decodes + prefills
+        if preempted:
+            advances = [advance for advance in advances if advance.sequence not in preempted]
+        for advance in advances:
+            self._fair_share.charge(advance.sequence.request.client, advance.num_tokens)
+        return Schedule(tuple(advances), tuple(preempted))
 
-    def _schedule_decodes(self, preempted: list[Sequence]) -> list[Advance]:
+    def _schedule_decodes(self, preempted: list[Sequence], now: float) -> list[Advance]:
         advances: list[Advance] = []
         for sequence in list(self.running):
             if len(advances) == self._limits.max_step_tokens:
                 break
-            if sequence.num_pending == 1 and self._make_room(sequence, 1, preempted):
+            if sequence.num_pending == 1 and self._make_room(sequence, 1, preempted, now):
                 advances.append(Advance(sequence, 1))
         return advances
 
-    def _continue_prefills(self, budget: int, preempted: list[Sequence]) -> list[Advance]:
+    def _continue_prefills(self, budget: int, preempted: list[Sequence], now: float) -> list[Advance]:
         advances: list[Advance] = []
         for sequence in list(self.running):
             count = min(sequence.num_pending, budget)
-            if sequence.num_pending > 1 and count > 0 and self._make_room(sequence, count, preempted):
+            if sequence.num_pending > 1 and count > 0 and self._make_room(sequence, count, preempted, now):
                 advances.append(Advance(sequence, count))
                 budget -= count
         return advances
 
-    def _admit(self, budget: int) -> list[Advance]:
-        """Starts waiting sequences, in order, each only where its whole prompt will find room."""
+    def _make_room(self, sequence: Sequence, count: int, preempted: list[Sequence], now: float) -> bool:
+        """Finds blocks for `count` more tokens; False where the sequence itself has to give way.
+
+        First those that wait lose what they share, then running sequences give way, the greatest rank first.
+        A sequence that is left alone finds room: no request is longer than the cache.
+        """
+        if sequence in preempted:
+            return False
+        while not self._kv_cache.grow(sequence, sequence.num_computed + count):
+            holders = self._holders()
+            if self._kv_cache.releasable(holders):
+                self._kv_cache.release(holders[0])
+                continue
+            victim = max(self.running, key=lambda running: running.rank)
+            self._preempt(victim, preempted, now)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence, preempted: list[Sequence], now: float) -> None:
+        self._kv_cache.release(sequence)
+        self.running.remove(sequence)
+        self.waiting.add(sequence, now)
+        preempted.append(sequence)
+
+    def _holders(self) -> list[Sequence]:
+        """Waiting sequences that share blocks, the greatest rank first."""
+        holders = [sequence for sequence in self.waiting if sequence.block_table]
+        return sorted(holders, key=lambda holder: holder.rank, reverse=True)
+
+    def _admit(self, budget: int, preempted: list[Sequence], now: float) -> list[Advance]:
+        """Starts waiting sequences, in order, each only where all its tokens will find room."""
         advances: list[Advance] = []
-        while self.waiting and budget > 0 and len(self.running) < self._limits.max_sequences:
-            sequence = self.waiting[0]
-            if not self._kv_cache.can_hold(sequence, len(sequence.token_ids) + self._promised()):
+        while budget > 0 and self._has_turn():
+            sequence = self.waiting.first(now)
+            if sequence is None or sequence in preempted:
                 break
-            self.running.append(self.waiting.popleft())
+            found = self._kv_cache.find(sequence)
+            victims = self._in_the_way(sequence, found)
+            if victims is None:
+                break
+            for victim in victims:
+                if victim in self.running:
+                    self._preempt(victim, preempted, now)
+                else:
+                    self._kv_cache.release(victim)
+            self.waiting.pop(sequence, now)
+            self.running.append(sequence)
+            self._kv_cache.attach(sequence, found)
             count = min(sequence.num_pending, budget)
-            self._kv_cache.grow(sequence, count)
+            self._kv_cache.grow(sequence, sequence.num_computed + count)
             advances.append(Advance(sequence, count))
             budget -= count
         return advances
 
-    def _promised(self) -> int:
-        """Tokens of running prefills, rounded up to blocks, that still have to find their blocks."""
-        size = self._kv_cache.block_size
-        return sum(
-            (-(-len(sequence.token_ids) // size) - len(sequence.block_table)) * size
-            for sequence in self.running
-            if sequence.num_pending > 1
-        )
+    def _has_turn(self) -> bool:
+        """Whether anyone who waits may get a place in the running batch."""
+        if len(self.running) < self._limits.max_sequences:
+            return True
+        highest = self.waiting.highest_priority()
+        return highest is not None and any(_may_be_preempted(running, highest) for running in self.running)
 
-    def _make_room(self, sequence: Sequence, count: int, preempted: list[Sequence]) -> bool:
-        """Finds blocks for `count` more tokens, at the cost of the newest; False where that is itself."""
-        if sequence in preempted:
-            return False
-        while not self._kv_cache.grow(sequence, sequence.num_computed + count):
-            victim = self.running.pop()
-            self._kv_cache.release(victim)
-            self.waiting.appendleft(victim)
-            preempted.append(victim)
-            if victim is sequence:
-                return False
-        return True
+    def _in_the_way(self, candidate: Sequence, found: list[int]) -> list[Sequence] | None:
+        """Whose blocks or place the candidate needs before it can run; None where it has to wait.
+
+        Those that wait behind it may lose what they share; those that run give way to a higher priority.
+        """
+        lower = [other for other in self.running if _may_be_preempted(other, candidate.request.priority)]
+        lower.sort(key=lambda running: running.rank, reverse=True)
+        victims: list[Sequence] = []
+        if len(self.running) >= self._limits.max_sequences:
+            if not lower:
+                return None
+            victims.append(lower.pop(0))
+        others = (other for other in [*self._holders(), *lower] if other is not candidate)
+        while not self._fits(candidate, found, victims):
+            victim = next(others, None)
+            if victim is None:
+                return None
+            victims.append(victim)
+        return victims
+
+    def _fits(self, candidate: Sequence, found: list[int], victims: list[Sequence]) -> bool:
+        """Whether there is room for all tokens of the candidate and of the prefills that run already."""
+        promised = sum(
+            self._kv_cache.promised(sequence)
+            for sequence in self.running
+            if sequence.num_pending > 1 and sequence not in victims
+        )
+        return self._kv_cache.fits(candidate, found, promised, victims)
+
+
+def _may_be_preempted(running: Sequence, priority: int) -> bool:
+    return running.request.priority < priority and not running.protected

@@ -1,0 +1,29 @@
+"""What an operator may set about how the engine shares its work."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Settings of an Engine. Raises ValueError where one is out of its range."""
+
+    mixed_prefill_tokens: int = 128
+    """Most prefill tokens of a step in which sequences decode too: bounds how long their streams pause."""
+    overdue_seconds: float = 30.0
+    """What has waited longer than this goes before all priorities and shares, so that nothing starves."""
+    prefix_cache: bool = True
+    """Whether KV blocks are found again by later requests."""
+    client_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Shares of clients in relation to each other; a client that is not named has 1."""
+
+    def __post_init__(self) -> None:
+        if self.mixed_prefill_tokens < 1:
+            raise ValueError(f"mixed_prefill_tokens is {self.mixed_prefill_tokens}; it must be at least 1")
+        if not self.overdue_seconds > 0:
+            raise ValueError(f"overdue_seconds is {self.overdue_seconds}; it must be above 0")
+        for client, weight in self.client_weights.items():
+            if not 0 < weight < float("inf"):
+                raise ValueError(
+                    f"the weight of client {client!r} is {weight}; it must be finite and above 0"
+                )
