@@ -1,12 +1,21 @@
 """A runner whose tokens a reader computes in the head: after each letter comes the next, after z the end.
 
-Tests hold it before a step, let it make some steps, or make it fail.
+Choice 1 goes on by two letters, choice 2 by three, and so on. The log-probability of token t is -t. Tests
+hold the runner before a step, let it make some steps, make it fail, or let NOT_FINITE follow a token.
 """
 
 import threading
 from collections.abc import Mapping
 
-from cadenza.server.runner.base import RunnerError, RunnerLimits, StepBatch, StepResult
+from cadenza.server.engine.request import TokenLogprob
+from cadenza.server.runner.base import (
+    NO_TOKEN,
+    RunnerError,
+    RunnerLimits,
+    SequenceSlice,
+    StepBatch,
+    StepResult,
+)
 
 END = 257
 """The end-of-sequence token of the tests' tokenizer; ids below 256 are bytes."""
@@ -22,11 +31,13 @@ class ScriptedRunner:
         self._successor = {ord("z"): END, **(successor or {})}
         self._changed = threading.Condition()
         self._allowed: float = float("inf")
-        self._failing = False
+        self._failing: float = 0
         self.begun = 0
         """Steps that the engine has asked for."""
         self.batch_sizes: list[int] = []
         """Sequences in each step."""
+        self.slices: list[SequenceSlice] = []
+        """All slices of all steps."""
         self.closed = False
 
     @property
@@ -44,10 +55,10 @@ class ScriptedRunner:
             self._allowed += steps
             self._changed.notify_all()
 
-    def fail(self) -> None:
-        """The step that is held, or the next, raises."""
+    def fail(self, steps: float = float("inf")) -> None:
+        """The step that is held, or the next, raises, and so many in all."""
         with self._changed:
-            self._failing = True
+            self._failing = steps
             self._changed.notify_all()
 
     def wait_for_step(self, number: int) -> None:
@@ -60,16 +71,37 @@ class ScriptedRunner:
         with self._changed:
             self.begun += 1
             self.batch_sizes.append(len(batch.slices))
+            self.slices += batch.slices
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self._failing or self._allowed > 0, WAIT_SECONDS):
+            if not self._changed.wait_for(lambda: self._failing > 0 or self._allowed > 0, WAIT_SECONDS):
                 raise TimeoutError("a held step was never allowed to end")
-            if self._failing:
+            if self._failing > 0:
+                self._failing -= 1
                 raise RunnerError("the scripted failure")
             self._allowed -= 1
-        return StepResult([self._next(s.token_ids[-1]) if s.sampling else -1 for s in batch.slices])
+        tokens = [self._next(one) for one in batch.slices]
+        logprobs = {
+            index: _logprobs(one, token)
+            for index, (one, token) in enumerate(zip(batch.slices, tokens, strict=True))
+        }
+        return StepResult(tokens, {index: found for index, found in logprobs.items() if found})
 
     def close(self) -> None:
         self.closed = True
 
-    def _next(self, token_id: int) -> int:
-        return self._successor.get(token_id, (token_id + 1) % 256)
+    def _next(self, one: SequenceSlice) -> int:
+        if one.sampling is None:
+            return NO_TOKEN
+        token_id = one.token_ids[-1]
+        return self._successor.get(token_id, (token_id + 1 + one.sampling.choice) % 256)
+
+
+def _logprobs(one: SequenceSlice, token: int) -> list[TokenLogprob]:
+    found = [_logprob(target, one.target_alternatives) for target in one.targets]
+    if one.sampling is not None and one.sampling.logprobs is not None:
+        found.append(_logprob(token, one.sampling.logprobs))
+    return found
+
+
+def _logprob(token: int, alternatives: int) -> TokenLogprob:
+    return TokenLogprob(token, -float(token), tuple((other, -float(other)) for other in range(alternatives)))

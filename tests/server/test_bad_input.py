@@ -63,30 +63,80 @@ CASES: list[tuple[str, pb.CreateCompletionRequest, str, str]] = [
         "INVALID_TOKEN_ID",
         "parameters.stop_token_ids[0]",
     ),
-    ("n 2", create("a", n=2), "UNIMPLEMENTED_FIELD", "parameters.n"),
-    ("n 0", create("a", n=0), "UNIMPLEMENTED_FIELD", "parameters.n"),
-    ("echo", create("a", echo=True), "UNIMPLEMENTED_FIELD", "parameters.echo"),
-    ("logprobs 0", create("a", logprobs=0), "UNIMPLEMENTED_FIELD", "parameters.logprobs"),
-    ("logit_bias", create("a", logit_bias={1: 1.0}), "UNIMPLEMENTED_FIELD", "parameters.logit_bias"),
+    ("n 0", create("a", n=0), "FIELD_OUT_OF_RANGE", "parameters.n"),
+    ("n above max_sequences", create("a", n=5), "FIELD_OUT_OF_RANGE", "parameters.n"),
+    ("n -1", create("a", n=-1), "FIELD_OUT_OF_RANGE", "parameters.n"),
+    ("logprobs -1", create("a", logprobs=-1), "FIELD_OUT_OF_RANGE", "parameters.logprobs"),
+    ("logprobs 21", create("a", logprobs=21), "FIELD_OUT_OF_RANGE", "parameters.logprobs"),
     (
-        "repetition_penalty",
-        create("a", repetition_penalty=1.1),
-        "UNIMPLEMENTED_FIELD",
+        "repetition_penalty 0",
+        create("a", repetition_penalty=0),
+        "FIELD_OUT_OF_RANGE",
         "parameters.repetition_penalty",
+    ),
+    (
+        "repetition_penalty 11",
+        create("a", repetition_penalty=11),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.repetition_penalty",
+    ),
+    (
+        "repetition_penalty NaN",
+        create("a", repetition_penalty=math.nan),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.repetition_penalty",
+    ),
+    (
+        "presence_penalty 2.1",
+        create("a", presence_penalty=2.1),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.presence_penalty",
     ),
     (
         "presence_penalty NaN",
         create("a", presence_penalty=math.nan),
-        "UNIMPLEMENTED_FIELD",
+        "FIELD_OUT_OF_RANGE",
         "parameters.presence_penalty",
     ),
     (
-        "frequency_penalty",
-        create("a", frequency_penalty=0.5),
-        "UNIMPLEMENTED_FIELD",
+        "frequency_penalty -2.1",
+        create("a", frequency_penalty=-2.1),
+        "FIELD_OUT_OF_RANGE",
         "parameters.frequency_penalty",
     ),
-    ("priority", create("a", priority=3), "UNIMPLEMENTED_FIELD", "parameters.priority"),
+    (
+        "frequency_penalty inf",
+        create("a", frequency_penalty=math.inf),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.frequency_penalty",
+    ),
+    ("priority 101", create("a", priority=101), "FIELD_OUT_OF_RANGE", "parameters.priority"),
+    ("priority -101", create("a", priority=-101), "FIELD_OUT_OF_RANGE", "parameters.priority"),
+    ("logit_bias 101", create("a", logit_bias={7: 101.0}), "FIELD_OUT_OF_RANGE", "parameters.logit_bias[7]"),
+    (
+        "logit_bias NaN",
+        create("a", logit_bias={7: math.nan}),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.logit_bias[7]",
+    ),
+    (
+        "301 biases",
+        create("a", logit_bias=dict.fromkeys(range(301), 1.0)),
+        "FIELD_OUT_OF_RANGE",
+        "parameters.logit_bias",
+    ),
+    (
+        "logit_bias past the vocabulary",
+        create("a", logit_bias={260: 1.0}),
+        "INVALID_TOKEN_ID",
+        "parameters.logit_bias[260]",
+    ),
+    (
+        "logit_bias of a negative id",
+        create("a", logit_bias={-1: 1.0}),
+        "INVALID_TOKEN_ID",
+        "parameters.logit_bias[-1]",
+    ),
 ]
 
 
@@ -147,6 +197,22 @@ async def test_bytes_that_do_not_parse_are_a_malformed_request(live: Live, metho
     await live.still_serves()
 
 
-async def test_neutral_values_of_fields_not_honoured_yet_are_accepted(live: Live) -> None:
-    neutral = {"n": 1, "echo": False, "repetition_penalty": 1, "presence_penalty": 0, "priority": 0}
-    assert await live.text("a", max_tokens=2, **neutral) == "bc"
+@pytest.mark.parametrize("given", ["x" * 129, ""])
+async def test_a_client_id_that_is_not_printable_is_refused(live: Live, given: str) -> None:
+    metadata = (("cadenza-client-id", given),)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await live.stub.CreateCompletion(create("a"), metadata=metadata)
+    error = read_error(raised.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CLIENT_ID")
+    assert list(error.violations) == ["metadata.cadenza-client-id"]
+    await live.still_serves()
+
+
+async def test_the_limits_of_every_range_are_allowed(live: Live) -> None:
+    least = {"n": 1, "logprobs": 0, "repetition_penalty": 0.1, "presence_penalty": -2, "priority": -100}
+    most = {
+        "n": 4, "logprobs": 20, "repetition_penalty": 10, "presence_penalty": 2, "frequency_penalty": 2,
+        "priority": 100, "logit_bias": dict.fromkeys(range(260), 100.0), "cache_prompt": False,
+    }  # fmt: skip
+    assert await live.text("a", max_tokens=2, **least) == "bc"
+    assert await live.text("a", max_tokens=2, **most) == "bc"

@@ -71,6 +71,23 @@ async def test_full_queue_refuses_at_once_and_says_when_to_try_again(artifact: P
         await live.still_serves()
 
 
+async def test_bytes_that_wait_are_bounded_too(artifact: Path) -> None:
+    runner = ScriptedRunner()
+    size = create("a" * 60).ByteSize()
+    async with live_server(artifact, runner, max_queue_bytes=size + 10) as live:
+        runner.hold()
+        lone = asyncio.ensure_future(live.text("a" * 60))
+        await live.begun(1)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await live.text("q" * 10)
+        error = read_error(raised.value)
+        assert error.reason == "QUEUE_FULL"
+        assert "bytes" in error.message
+        runner.allow()
+        assert await lone == "bcdef"
+        await live.still_serves()
+
+
 async def test_prompt_tokens_that_wait_are_bounded_too(artifact: Path) -> None:
     runner = ScriptedRunner()
     async with live_server(artifact, runner, max_queue_prompt_tokens=50) as live:
@@ -83,19 +100,3 @@ async def test_prompt_tokens_that_wait_are_bounded_too(artifact: Path) -> None:
         runner.allow()
         assert await lone == "bcdef"
         await live.still_serves()
-
-
-async def test_slow_reader_gets_everything_in_few_messages(live: Live) -> None:
-    from cadenza.server.engine.request import Finished, FinishReason, Progress, Timing
-    from cadenza.server.streams import Stream
-
-    slow = Stream("id", "key", lambda _: None)
-    for token in b"abc":
-        slow.push(Progress("key", (token,), chr(token)))
-    assert await slow.next_part() == Progress("key", (97, 98, 99), "abc")
-    slow.push(Progress("key", (100,), "d"))
-    timing = Timing(0, 1, 2, 3)
-    slow.end(Finished("key", (101,), "e", FinishReason.LENGTH, 1, 5, 0, timing))
-    last = await slow.next_part()
-    assert isinstance(last, Finished)
-    assert (last.token_ids, last.text) == ((100, 101), "de")

@@ -11,8 +11,9 @@ async def test_known_requests_give_known_counts(live: Live) -> None:
     await live.text("abc", max_tokens=4)
     await live.text("xy", max_tokens=9)
     values = {
-        'cadenza_requests_finished_total{model="tiny",reason="length"}': 1,
-        'cadenza_requests_finished_total{model="tiny",reason="stop"}': 1,
+        'cadenza_requests_finished_total{model="tiny"}': 2,
+        'cadenza_choices_finished_total{model="tiny",reason="length"}': 1,
+        'cadenza_choices_finished_total{model="tiny",reason="stop"}': 1,
         "cadenza_prompt_tokens_total": 5,
         "cadenza_generated_tokens_total": 6,
         "cadenza_engine_steps_total": 6,

@@ -18,17 +18,20 @@ from typing import Any, NoReturn
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cadenza.server.admission import QueueLimits
 from cadenza.server.chat import ChatTemplate
 from cadenza.server.config import Settings
-from cadenza.server.dispatch import Dispatcher, QueueLimits
+from cadenza.server.dispatch import Dispatcher
+from cadenza.server.engine.options import EngineOptions
 from cadenza.server.errors import ArtifactError, StartupError
 from cadenza.server.http import HttpServer
 from cadenza.server.metrics import Metrics
-from cadenza.server.models import ModelTable, ServedModel
+from cadenza.server.models import MAX_CHOICES, ModelTable, ServedModel
 from cadenza.server.repository import Artifact, ModelVersion, find_versions, load_artifact
 from cadenza.server.rpc.server import GrpcServer
 from cadenza.server.runner.base import Runner, RunnerError
 from cadenza.server.tokenizer import Tokenizer
+from cadenza.server.watchdog import Watchdog
 from cadenza.v1.manifest_pb2 import Precision
 
 _log = structlog.get_logger(__name__)
@@ -82,9 +85,15 @@ class Server:
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry, server_version=importlib.metadata.version("cadenza"))
         self._models = ModelTable()
-        self._serving = False
+        self._open = False
+        """Loaded, and neither draining nor broken."""
+        self._watchdog = Watchdog(
+            lambda: [model.dispatcher for model in self._models.loaded()],
+            limit=settings.watchdog_seconds,
+            on_change=self._say_health,
+        )
         self._grpc = GrpcServer(self._models, self._metrics, clock, settings.max_message_bytes)
-        self._http = HttpServer(self._registry, lambda: self._serving)
+        self._http = HttpServer(self._registry, lambda: self._ready)
         self.engine_failed = asyncio.Event()
         """Set when an engine has broken; what is left to do is to stop."""
 
@@ -106,21 +115,31 @@ class Server:
             self._serve(await asyncio.to_thread(self._load, version))
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it between steps
-        self._serving = True
-        await self._grpc.set_serving(True)
+        self._open = True
+        if self._settings.watchdog_seconds:
+            self._watchdog.start()
+        await self._say_health()
 
     async def stop(self, drain_seconds: float) -> bool:
         """Refuses new requests, finishes those there are (or cancels them after the time), closes the ports.
 
         Returns whether every engine has stopped; where one hangs in a step, the process should end.
         """
-        self._serving = False
-        await self._grpc.set_serving(False)
+        self._open = False
+        await self._watchdog.stop()
+        await self._say_health()
         dispatchers = [model.dispatcher for model in self._models.loaded()]
         stopped = await asyncio.gather(*(dispatcher.drain(drain_seconds) for dispatcher in dispatchers))
         await self._grpc.stop(_LAST_MESSAGES_SECONDS)
         await self._http.stop()
         return all(stopped)
+
+    @property
+    def _ready(self) -> bool:
+        return self._open and not self._watchdog.stalled
+
+    async def _say_health(self) -> None:
+        await self._grpc.set_serving(self._ready)
 
     def _load(self, version: ModelVersion) -> _Loaded:
         """Everything that takes time, outside the loop."""
@@ -147,7 +166,15 @@ class Server:
             loaded.runner,
             loaded.tokenizer.token_bytes,
             name=artifact.name,
-            limits=QueueLimits(settings.max_queue_requests, settings.max_queue_prompt_tokens),
+            limits=QueueLimits(
+                settings.max_queue_requests, settings.max_queue_prompt_tokens, settings.max_queue_bytes
+            ),
+            options=EngineOptions(
+                mixed_prefill_tokens=settings.mixed_prefill_tokens,
+                overdue_seconds=settings.overdue_seconds,
+                prefix_cache=settings.prefix_cache,
+                client_weights=settings.client_weights,
+            ),
             metrics=self._metrics.for_model(artifact.name, info),
             clock=self._clock,
             on_failure=self._fail,
@@ -159,12 +186,13 @@ class Server:
                 tokenizer=loaded.tokenizer,
                 chat_template=loaded.chat_template,
                 max_context=loaded.runner.limits.max_context,
+                max_choices=min(MAX_CHOICES, loaded.runner.limits.max_sequences),
                 dispatcher=dispatcher,
             )
         )
 
     def _fail(self) -> None:
-        self._serving = False
+        self._open = False
         self.engine_failed.set()
 
 

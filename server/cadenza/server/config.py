@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _ENV_PREFIX = "CADENZA_SERVER_"
+_WEIGHTS = (0.001, 1000.0)
 _EPILOG = f"""Every flag can be set by an environment variable: --http-port by {_ENV_PREFIX}HTTP_PORT.
 Exit codes: 0 drained after SIGTERM or SIGINT; 1 could not start; 2 wrong flags; 3 the engine failed;
 4 ended at once by a second signal."""
@@ -54,6 +56,24 @@ class Settings(BaseSettings):
         256, ge=1, description="most requests that wait, per model; more are refused"
     )
     max_queue_prompt_tokens: int = Field(131072, ge=1, description="most prompt tokens that wait, per model")
+    max_queue_bytes: int = Field(
+        64 << 20, ge=1, description="most bytes of request messages that wait, per model"
+    )
+    mixed_prefill_tokens: int = Field(
+        128, ge=1, le=65536, description="most prompt tokens in a step that also generates"
+    )
+    overdue_seconds: float = Field(
+        30.0, gt=0, le=86400, description="a request that has waited so long goes before all others"
+    )
+    prefix_cache: bool = Field(True, description="reuse KV blocks of prompts that begin alike")
+    client_weight: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="NAME=W: client NAME's share of the engine's work, where others have 1; "
+        "may be repeated (environment: comma-separated)",
+    )
+    watchdog_seconds: float = Field(
+        60.0, ge=0, le=86400, description="a step that runs longer turns health NOT_SERVING; 0 is never"
+    )
     max_message_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="largest gRPC request, bytes")
     drain_seconds: float = Field(30.0, ge=0, le=86400, description="time to finish requests after SIGTERM")
     lanes: int = Field(0, ge=0, le=256, description="threads that share a CPU step; 0 is one per core")
@@ -66,10 +86,17 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "client_weight", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+    @field_validator("client_weight")
+    @classmethod
+    def _check_weights(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _parse_weight(text)
+        return value
 
     @field_validator("host")
     @classmethod
@@ -91,6 +118,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def client_weights(self) -> dict[str, float]:
+        """The weights by client."""
+        return dict(map(_parse_weight, self.client_weight))
+
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
         """Reads flags and environment; raises SystemExit(2) after saying what is wrong."""
@@ -99,6 +131,19 @@ class Settings(BaseSettings):
             return cls(**vars(parser.parse_args(arguments)))
         except ValidationError as error:
             parser.error("; ".join(_problem(details) for details in error.errors()))
+
+
+def _parse_weight(text: str) -> tuple[str, float]:
+    """Raises ValueError."""
+    name, _, weight = text.rpartition("=")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    least, most = _WEIGHTS
+    if not (name and least <= value <= most):
+        raise ValueError(f"{text!r} is not NAME=W with W from {least:g} to {most:g}, such as batch-jobs=0.5")
+    return name, value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,14 +156,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, field in Settings.model_fields.items():
-        plain = isinstance(field.default, int | float | str) and not field.default_factory
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            metavar=_METAVARS.get(name, "N"),
-            action="append" if name == "model" else "store",
-            help=f"{field.description}{f' (default {field.default})' if plain else ''}",
-        )
+        _add_flag(parser, name, field)
     return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(field.default, bool):
+        default = flag if field.default else flag.replace("--", "--no-", 1)
+        action = argparse.BooleanOptionalAction
+        parser.add_argument(flag, action=action, help=f"{field.description} (default {default})")
+        return
+    plain = isinstance(field.default, int | float | str) and not field.default_factory
+    parser.add_argument(
+        flag,
+        metavar=_METAVARS.get(name, "N"),
+        action="append" if isinstance(field.default, tuple) else "store",
+        help=f"{field.description}{f' (default {field.default})' if plain else ''}",
+    )
 
 
 _METAVARS = {
@@ -127,6 +182,10 @@ _METAVARS = {
     "host": "ADDRESS",
     "kv_cache_gib": "GIB",
     "max_message_bytes": "BYTES",
+    "max_queue_bytes": "BYTES",
+    "overdue_seconds": "SECONDS",
+    "client_weight": "NAME=W",
+    "watchdog_seconds": "SECONDS",
     "drain_seconds": "SECONDS",
     "cache_dir": "DIR",
     "log_format": "FORMAT",

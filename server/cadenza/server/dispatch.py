@@ -5,47 +5,48 @@ loop by one `call_soon_threadsafe` per step.
 """
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
+from cadenza.server.admission import AdmissionQueue, Arrival, Place, QueueLimits
 from cadenza.server.engine.engine import Engine
+from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import (
     Admitted,
     Cancel,
     Cancelled,
     Drain,
+    Failed,
+    FailureCause,
     Finished,
     Progress,
     Request,
     StepReport,
     Submit,
 )
-from cadenza.server.errors import DeadlineExceededError, DrainingError, EngineFailedError, QueueFullError
+from cadenza.server.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    DrainingError,
+    EngineFailedError,
+    LogitsNotFiniteError,
+    RequestError,
+    StepFailedError,
+)
 from cadenza.server.metrics import ModelMetrics
+from cadenza.server.pace import Pace, Work
 from cadenza.server.runner.base import Runner
 from cadenza.server.streams import Stream
 
 _log = structlog.get_logger(__name__)
-_RECENT_ENDS = 64
-_RETRY_SECONDS = (0.1, 30.0)
-_RETRY_SECONDS_UNKNOWN = 1.0
 _CANCEL_SECONDS = 5.0
 """How long a drained engine may take to notice that everything was cancelled: a few of the slowest steps."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """What may wait for its first step; more is refused."""
-
-    requests: int
-    prompt_tokens: int
 
 
 class Dispatcher:
@@ -58,6 +59,7 @@ class Dispatcher:
         *,
         name: str,
         limits: QueueLimits,
+        options: EngineOptions,
         metrics: ModelMetrics,
         clock: Callable[[], float],
         on_failure: Callable[[], None],
@@ -66,17 +68,17 @@ class Dispatcher:
 
         `on_failure` is called on the loop when the engine has broken and its streams are ended.
         """
+        self.name = name
         self._runner = runner
-        self._engine = Engine(runner, token_bytes, clock=clock, report=self._report)
-        self._name = name
-        self._limits = limits
+        self._engine = Engine(runner, token_bytes, options=options, clock=clock, report=self._report)
+        self._client_weights = options.client_weights
         self._metrics = metrics
         self._clock = clock
+        self._queue = AdmissionQueue(limits)
+        self._pace = Pace(runner.limits.max_step_tokens)
         self._streams: dict[str, Stream] = {}
-        self._waiting: dict[str, int] = {}
-        self._waiting_tokens = 0
+        self._waiting: dict[str, Place] = {}
         self._keys = itertools.count()
-        self._recent_ends: collections.deque[float] = collections.deque(maxlen=_RECENT_ENDS)
         self._draining = False
         self._on_failure = on_failure
         self._failed = False
@@ -85,23 +87,51 @@ class Dispatcher:
     def start(self) -> None:
         """Starts the engine's thread; the running loop gets its events."""
         self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._run_engine, name=f"engine-{self._name}", daemon=True).start()
+        threading.Thread(target=self._run_engine, name=f"engine-{self.name}", daemon=True).start()
 
-    def submit(self, request: Request) -> Stream:
+    @contextlib.contextmanager
+    def enter(self, arrival: Arrival) -> Iterator[Place]:
+        """A place in the queue, for as long as the prompt is being read; `submit` keeps it.
+
+        Raises what `submit` does, as far as it can be known already: a refusal costs no tokenizing then.
+        """
+        self._check_open(arrival)
+        self._check_deadline(arrival, prompt_tokens=1, sequences=1, sure_tokens=1)
+        place = self._queue.enter(arrival, self._clock())
+        try:
+            yield place
+        finally:
+            if not place.kept:
+                self._queue.leave(place)
+
+    def submit(self, request: Request, place: Place) -> Stream:
         """Takes a request in, at once or not at all.
 
         Request ids need not be unique: the engine knows each request by a key of its own.
-        Raises QueueFullError, DrainingError, DeadlineExceededError or EngineFailedError.
+        Raises QueueFullError, DrainingError, DeadlineExceededError, DeadlineUnreachableError or
+        EngineFailedError.
         """
-        self._admit(request)
+        prompt_tokens = len(request.prompt_token_ids)
+        self._check_open(place.arrival)
+        self._check_deadline(place.arrival, prompt_tokens, request.n, _sure_tokens(request))
+        self._queue.fill(place, prompt_tokens, self._clock())
+        place.kept = True
         key = f"{next(self._keys)}-{request.request_id}"
         stream = Stream(request.request_id, key, self._close)
         self._streams[key] = stream
-        self._waiting[key] = len(request.prompt_token_ids)
-        self._waiting_tokens += len(request.prompt_token_ids)
+        self._waiting[key] = place
         self._metrics.waiting(len(self._waiting))
         self._engine.commands.put(Submit(dataclasses.replace(request, request_id=key)))
         return stream
+
+    def step_seconds(self) -> float:
+        """How long the step that now runs has been running; 0 where none runs."""
+        began = self._engine.step_began
+        return 0.0 if began is None else self._clock() - began
+
+    def set_stalled(self, stalled: bool) -> None:
+        """Says in the metrics whether the watchdog finds the step that runs too long."""
+        self._metrics.stalled(stalled)
 
     def begin_drain(self) -> None:
         """Refuses new requests from now on; the engine stops when those it has are finished."""
@@ -116,7 +146,7 @@ class Dispatcher:
         """
         self.begin_drain()
         if not await self._ends_within(seconds):
-            _log.warning("drain_cancels", model=self._name, requests=len(self._streams))
+            _log.warning("drain_cancels", model=self.name, requests=len(self._streams))
             for key in self._streams:
                 self._engine.commands.put(Cancel(key))
             if not await self._ends_within(_CANCEL_SECONDS):
@@ -131,32 +161,22 @@ class Dispatcher:
             return False
         return True
 
-    def _admit(self, request: Request) -> None:
+    def _check_open(self, arrival: Arrival) -> None:
         if self._failed:
-            raise EngineFailedError(request.request_id)
+            raise EngineFailedError(arrival.request_id)
         if self._draining:
             raise DrainingError
-        if request.deadline <= self._clock():
+        if arrival.deadline <= self._clock():
             raise DeadlineExceededError
-        waiting, tokens = len(self._waiting), self._waiting_tokens + len(request.prompt_token_ids)
-        if waiting >= self._limits.requests:
-            raise QueueFullError(
-                f"{waiting} requests wait already, the most that may; try again later", self._retry_after()
-            )
-        if waiting and tokens > self._limits.prompt_tokens:
-            raise QueueFullError(
-                f"with this prompt {tokens} prompt tokens would wait, and {self._limits.prompt_tokens} may; "
-                "try again later",
-                self._retry_after(),
-            )
 
-    def _retry_after(self) -> float:
-        """Seconds until half of what waits has begun, at the pace at which requests ended of late."""
-        if len(self._recent_ends) < 2:
-            return _RETRY_SECONDS_UNKNOWN
-        per_request = (self._clock() - self._recent_ends[0]) / len(self._recent_ends)
-        least, most = _RETRY_SECONDS
-        return min(most, max(least, per_request * math.ceil(len(self._waiting) / 2)))
+    def _check_deadline(self, arrival: Arrival, prompt_tokens: int, sequences: int, sure_tokens: int) -> None:
+        if math.isinf(arrival.deadline):
+            return
+        now = self._clock()
+        ahead = self._queue.tokens_ahead(arrival, prompt_tokens, self._client_weights)
+        seconds = self._pace.seconds(Work(ahead + prompt_tokens, sequences, sure_tokens), now)
+        if now + seconds > arrival.deadline:
+            raise DeadlineUnreachableError(seconds, arrival.deadline - now)
 
     def _close(self, stream: Stream) -> None:
         if self._streams.pop(stream.key, None) is not None and not stream.ended:
@@ -166,7 +186,7 @@ class Dispatcher:
     def _stage(self, stream: Stream) -> str:
         if stream.key in self._waiting:
             return "queue"
-        return "prefill" if stream.last_token_at is None else "decode"
+        return "decode" if stream.last_token_at else "prefill"
 
     def _run_engine(self) -> None:
         """The engine's thread."""
@@ -184,53 +204,90 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._deliver, report, self._clock())
 
     def _deliver(self, report: StepReport, now: float) -> None:
+        self._pace.learn(report, now)
         generated = 0
         intervals: dict[float, int] = {}
         for event in report.events:
             stream = self._streams.get(event.request_id)
-            if isinstance(event, Progress | Finished):
-                generated += len(event.token_ids)
-                if stream is not None:
-                    _count_interval(stream, now, intervals)
-            if isinstance(event, Progress):
-                if stream is not None:
-                    stream.push(event)
-            else:
+            if not isinstance(event, Progress):
                 self._change(event, stream, now)
+                continue
+            generated += len(event.token_ids)
+            if stream is not None:
+                if event.token_ids:
+                    _count_interval(stream, event.choice, now, intervals)
+                if event.finish_reason is not None:
+                    self._metrics.choice_finished(event.finish_reason)
+                stream.push(event)
         self._metrics.step(report, generated, intervals)
 
-    def _change(self, event: Admitted | Finished | Cancelled, stream: Stream | None, now: float) -> None:
+    def _change(
+        self, event: Admitted | Finished | Cancelled | Failed, stream: Stream | None, now: float
+    ) -> None:
         """What happens once per request: it leaves the queue, it ends."""
-        if isinstance(event, Cancelled) and stream is not None:
-            self._metrics.cancelled(self._stage(stream), "deadline" if event.deadline_exceeded else "drain")
-            stream.end(DeadlineExceededError() if event.deadline_exceeded else DrainingError())
-        self._waiting_tokens -= self._waiting.pop(event.request_id, 0)
-        self._metrics.waiting(len(self._waiting))
-        if isinstance(event, Admitted):
-            return
-        self._recent_ends.append(now)
-        if isinstance(event, Finished):
-            self._metrics.finished(event)
-            if stream is not None:
+        if stream is not None and not isinstance(event, Admitted):
+            self._end(event, stream)
+        place = self._waiting.pop(event.request_id, None)
+        if place is not None:
+            self._queue.leave(place)
+            self._metrics.waiting(len(self._waiting))
+        if not isinstance(event, Admitted):
+            self._queue.ended(now)
+
+    def _end(self, event: Finished | Cancelled | Failed, stream: Stream) -> None:
+        match event:
+            case Finished():
+                self._metrics.finished(event, len(stream.last_token_at))
                 stream.end(event)
+            case Cancelled(deadline_exceeded=True):
+                self._metrics.cancelled(self._stage(stream), "deadline")
+                stream.end(DeadlineExceededError())
+            case Cancelled():
+                self._metrics.cancelled(self._stage(stream), "drain")
+                stream.end(DrainingError())
+            case Failed(cause=cause, message=message):
+                _log.error(
+                    "request_failed",
+                    model=self.name,
+                    request_id=stream.request_id,
+                    cause=cause.value,
+                    error=message,
+                )
+                self._metrics.failed(cause)
+                stream.end(_failure(cause, stream.request_id))
 
     def _engine_ended(self, failure: BaseException | None) -> None:
         if failure is not None:
-            _log.error("engine_failed", model=self._name, requests=len(self._streams), exc_info=failure)
+            _log.error("engine_failed", model=self.name, requests=len(self._streams), exc_info=failure)
             self._metrics.engine_failed()
             self._failed = True
             self._end_streams(lambda stream: EngineFailedError(stream.request_id))
             self._on_failure()
         self._ended.set()
 
-    def _end_streams(self, error: Callable[[Stream], EngineFailedError | DrainingError]) -> None:
+    def _end_streams(self, error: Callable[[Stream], RequestError]) -> None:
         for stream in self._streams.values():
             if not stream.ended:
                 stream.end(error(stream))
 
 
-def _count_interval(stream: Stream, now: float, intervals: dict[float, int]) -> None:
-    if stream.last_token_at is not None:
-        seconds = now - stream.last_token_at
+def _sure_tokens(request: Request) -> int:
+    """How many tokens each choice has for certain: all of them where nothing can end it early."""
+    ends_early = request.eos_token_ids or request.stop_token_ids or request.stop
+    return 1 if ends_early else request.max_tokens
+
+
+def _failure(cause: FailureCause, request_id: str) -> RequestError:
+    match cause:
+        case FailureCause.STEP_FAILED:
+            return StepFailedError(request_id)
+        case FailureCause.LOGITS_NOT_FINITE:
+            return LogitsNotFiniteError(request_id)
+
+
+def _count_interval(stream: Stream, choice: int, now: float, intervals: dict[float, int]) -> None:
+    last = stream.last_token_at.get(choice)
+    if last is not None:
+        seconds = now - last
         intervals[seconds] = intervals.get(seconds, 0) + 1
-    stream.last_token_at = now
+    stream.last_token_at[choice] = now

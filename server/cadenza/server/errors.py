@@ -10,7 +10,10 @@ ServerError
     ├── DrainingError                  UNAVAILABLE
     ├── ModelLoadingError              UNAVAILABLE
     ├── DeadlineExceededError          DEADLINE_EXCEEDED
-    └── EngineFailedError              INTERNAL
+    ├── DeadlineUnreachableError       DEADLINE_EXCEEDED
+    ├── EngineFailedError              INTERNAL
+    ├── StepFailedError                INTERNAL
+    └── LogitsNotFiniteError           INTERNAL
 
 `docs/errors.md` is the table for users.
 """
@@ -34,14 +37,16 @@ class Reason(enum.StrEnum):
     INVALID_ROLE = "INVALID_ROLE"
     NO_CHAT_TEMPLATE = "NO_CHAT_TEMPLATE"
     CHAT_TEMPLATE_FAILED = "CHAT_TEMPLATE_FAILED"
-    UNIMPLEMENTED_FIELD = "UNIMPLEMENTED_FIELD"
+    INVALID_CLIENT_ID = "INVALID_CLIENT_ID"
     MALFORMED_REQUEST = "MALFORMED_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     SERVER_DRAINING = "SERVER_DRAINING"
     MODEL_LOADING = "MODEL_LOADING"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
     ENGINE_FAILED = "ENGINE_FAILED"
+    LOGITS_NOT_FINITE = "LOGITS_NOT_FINITE"
     INTERNAL = "INTERNAL"
 
 
@@ -105,7 +110,7 @@ class ModelNotFoundError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """More requests or prompt tokens wait than the server is set to hold."""
+    """More requests, prompt tokens or bytes wait than the server is set to hold."""
 
     code = "RESOURCE_EXHAUSTED"
 
@@ -148,6 +153,21 @@ class DeadlineExceededError(RequestError):
         )
 
 
+class DeadlineUnreachableError(RequestError):
+    """The call's deadline would pass before its completion could end; nothing was computed."""
+
+    code = "DEADLINE_EXCEEDED"
+
+    def __init__(self, estimated: float, left: float) -> None:
+        """Both in seconds: what the completion takes at least, and what the deadline leaves."""
+        super().__init__(
+            Reason.DEADLINE_UNREACHABLE,
+            f"at present this takes {estimated:.3f} s or more, and the deadline leaves {left:.3f} s; "
+            "allow more time, ask for fewer tokens or send it to another server",
+            metadata={"estimated_seconds": f"{estimated:.3f}", "seconds_left": f"{left:.3f}"},
+        )
+
+
 class EngineFailedError(RequestError):
     """The engine broke; the server stops. The trace is in the server's log, under the request id."""
 
@@ -157,6 +177,34 @@ class EngineFailedError(RequestError):
         super().__init__(
             Reason.ENGINE_FAILED,
             f"the inference engine failed and the server is stopping; see its log for request {request_id}",
+            metadata={"request_id": request_id},
+        )
+
+
+class StepFailedError(RequestError):
+    """A step that the request was part of failed; the engine goes on with others."""
+
+    code = "INTERNAL"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            Reason.ENGINE_FAILED,
+            "the inference engine failed while it computed this request; "
+            f"send it again, and see the server's log for request {request_id}",
+            metadata={"request_id": request_id},
+        )
+
+
+class LogitsNotFiniteError(RequestError):
+    """The model gave NaN or infinity for this request; others are not touched."""
+
+    code = "INTERNAL"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            Reason.LOGITS_NOT_FINITE,
+            "the model's values for this request are not finite numbers, so no token can be chosen; "
+            f"change the prompt or the penalties, and see the server's log for request {request_id}",
             metadata={"request_id": request_id},
         )
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from cadenza.server.engine.request import Finished, StepReport
+from cadenza.server.engine.request import FailureCause, Finished, FinishReason, StepReport
 
 _LABEL = ("model",)
 # Seconds, from half a millisecond, with exact edges at the usual objectives.
@@ -102,7 +102,7 @@ class Metrics:
             return Gauge(name, text, _LABEL, registry=registry)
 
         self.running = gauge(
-            "cadenza_num_requests_running", "Requests with KV blocks, at the last step's end."
+            "cadenza_num_requests_running", "Sequences with KV blocks, at the last step's end."
         )
         self.waiting = gauge("cadenza_num_requests_waiting", "Requests whose first step has not begun.")
         self.kv_usage = gauge(
@@ -110,24 +110,31 @@ class Metrics:
         )
         self.batch_tokens = gauge("cadenza_engine_batch_tokens", "Tokens in the last step.")
         self.batch_sequences = gauge("cadenza_engine_batch_sequences", "Sequences in the last step.")
+        self.stalled = gauge(
+            "cadenza_engine_stalled", "1 while a step runs for longer than --watchdog-seconds."
+        )
         self.model_info = Info("cadenza_model", "A model that is served.", _LABEL, registry=registry)
 
     def _counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        self.finished = counter(
-            "cadenza_requests_finished_total", "Completions answered, by finish reason.", "model", "reason"
+        self.finished = counter("cadenza_requests_finished_total", "Requests answered.", "model")
+        self.choices = counter(
+            "cadenza_choices_finished_total", "Choices that ended, by finish reason.", "model", "reason"
         )
         self.rejected = counter(
             "cadenza_requests_rejected_total", "Calls refused or failed, by reason.", "reason"
         )
         self.cancelled = counter(
             "cadenza_requests_cancelled_total",
-            "Completions that ended without an answer, by stage reached and cause.",
+            "Requests that ended without an answer, by stage reached and cause.",
             "model",
             "stage",
             "cause",
+        )
+        self.failed = counter(
+            "cadenza_requests_failed_total", "Requests that the engine failed, by cause.", "model", "cause"
         )
         self.prompt_tokens = counter(
             "cadenza_prompt_tokens_total", "Prompt tokens of finished requests.", "model"
@@ -135,6 +142,14 @@ class Metrics:
         self.generated_tokens = counter("cadenza_generated_tokens_total", "Tokens generated.", "model")
         self.preemptions = counter(
             "cadenza_preemptions_total", "Sequences preempted for want of blocks.", "model"
+        )
+        self.prefix_queried = counter(
+            "cadenza_prefix_cache_queried_tokens_total",
+            "Prompt tokens looked up in the prefix cache.",
+            "model",
+        )
+        self.prefix_hit = counter(
+            "cadenza_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.", "model"
         )
         self.steps = counter("cadenza_engine_steps_total", "Engine steps that ran tokens.", "model")
         self.engine_failures = counter("cadenza_engine_failures_total", "Engines that broke.", "model")
@@ -149,7 +164,7 @@ class Metrics:
         name = "cadenza_time_to_first_token_seconds"
         self.ttft = histogram(name, "From arrival to the first token.", _LONG)
         name = "cadenza_time_per_output_token_seconds"
-        self.tpot = histogram(name, "A request's decode time over its tokens after the first.", _SHORT)
+        self.tpot = histogram(name, "Decode time over tokens after the first, per choice.", _SHORT)
         self.e2e = histogram("cadenza_request_seconds", "From arrival to the last token.", _LONG)
         self.queue = histogram("cadenza_request_queue_seconds", "From arrival to the first step.", _LONG)
         self.prefill = histogram("cadenza_request_prefill_seconds", "From first step to first token.", _LONG)
@@ -158,11 +173,13 @@ class Metrics:
             "cadenza_request_prompt_tokens", "Prompt tokens of a request.", _TOKENS
         )
         name = "cadenza_request_generation_tokens"
-        self.request_generation = histogram(name, "Tokens generated for a request.", _TOKENS)
+        self.request_generation = histogram(
+            name, "Tokens generated for a request, all choices together.", _TOKENS
+        )
         name = "cadenza_engine_step_sequences"
         self.step_sequences = histogram(name, "Sequences advanced by one step.", _SEQUENCES)
         name = "cadenza_inter_token_latency_seconds"
-        self.itl = WeightedHistogram(name, "Between two tokens of a request.", _SHORT, registry)
+        self.itl = WeightedHistogram(name, "Between two tokens of a choice.", _SHORT, registry)
 
     def for_model(self, model: str, info: Mapping[str, str]) -> "ModelMetrics":
         """The metrics of one model; `info` are the labels of cadenza_model_info."""
@@ -183,6 +200,9 @@ class ModelMetrics:
         self._batch_sequences = metrics.batch_sequences.labels(model)
         self._generated_tokens = metrics.generated_tokens.labels(model)
         self._preemptions = metrics.preemptions.labels(model)
+        self._prefix_queried = metrics.prefix_queried.labels(model)
+        self._prefix_hit = metrics.prefix_hit.labels(model)
+        self._stalled = metrics.stalled.labels(model)
         self._steps = metrics.steps.labels(model)
         self._step = metrics.step.labels(model)
         self._step_sequences = metrics.step_sequences.labels(model)
@@ -194,6 +214,9 @@ class ModelMetrics:
         self._kv_usage.set(report.kv_blocks_used / max(1, report.kv_blocks_total))
         if report.preemptions:
             self._preemptions.inc(report.preemptions)
+        if report.prompt_tokens_looked_up:
+            self._prefix_queried.inc(report.prompt_tokens_looked_up)
+            self._prefix_hit.inc(report.prompt_tokens_cached)
         if report.batch_tokens:
             self._steps.inc()
             self._step.observe(report.duration)
@@ -209,10 +232,14 @@ class ModelMetrics:
         """Requests whose first step has not begun."""
         self._waiting.set(requests)
 
-    def finished(self, event: Finished) -> None:
-        """A request has its answer."""
+    def choice_finished(self, reason: FinishReason) -> None:
+        """A choice has ended."""
+        self._metrics.choices.labels(self._model, reason.value).inc()
+
+    def finished(self, event: Finished, choices: int) -> None:
+        """A request has its answer, of so many choices."""
         metrics, model, timing = self._metrics, self._model, event.timing
-        metrics.finished.labels(model, event.finish_reason.value).inc()
+        metrics.finished.labels(model).inc()
         metrics.prompt_tokens.labels(model).inc(event.prompt_tokens)
         metrics.request_prompt.labels(model).observe(event.prompt_tokens)
         metrics.request_generation.labels(model).observe(event.completion_tokens)
@@ -220,13 +247,21 @@ class ModelMetrics:
         metrics.prefill.labels(model).observe(timing.first_token - timing.first_step)
         metrics.ttft.labels(model).observe(timing.first_token - timing.arrival)
         metrics.e2e.labels(model).observe(timing.last_token - timing.arrival)
-        if event.completion_tokens > 1:
+        if event.completion_tokens > choices:
             decode = timing.last_token - timing.first_token
-            metrics.tpot.labels(model).observe(decode / (event.completion_tokens - 1))
+            metrics.tpot.labels(model).observe(decode * choices / (event.completion_tokens - choices))
 
     def cancelled(self, stage: str, cause: str) -> None:
         """A request ended unanswered; stage is queue, prefill or decode, cause client, deadline or drain."""
         self._metrics.cancelled.labels(self._model, stage, cause).inc()
+
+    def failed(self, cause: FailureCause) -> None:
+        """The engine failed a request and goes on."""
+        self._metrics.failed.labels(self._model, cause.value).inc()
+
+    def stalled(self, stalled: bool) -> None:
+        """Whether a step runs for longer than it may."""
+        self._stalled.set(stalled)
 
     def engine_failed(self) -> None:
         """The model's engine broke."""

@@ -8,6 +8,8 @@ from cadenza.server.errors import InvalidRequestError, ModelLoadingError, ModelN
 from cadenza.server.repository import Artifact
 from cadenza.server.tokenizer import Tokenizer
 
+MAX_CHOICES = 16
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -18,6 +20,8 @@ class ServedModel:
     chat_template: ChatTemplate | None
     max_context: int
     """Most tokens of prompt and completion together: the model's, or what the KV cache holds."""
+    max_choices: int
+    """Most choices of one request: 16, or fewer where the engine does not run so many sequences."""
     dispatcher: Dispatcher
 
     @property

@@ -1,6 +1,6 @@
 """The loop's end of one request: events go in as steps end, answers come out as fast as they are taken.
 
-What is not taken is merged, so a slow reader holds at most one completion and gets fewer, larger parts.
+What is not taken is merged, so a slow reader holds at most one answer and gets fewer, larger parts.
 """
 
 import asyncio
@@ -9,8 +9,18 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from cadenza.server.engine.request import Finished, Progress
+from cadenza.server.engine.request import Finished, FinishReason, Progress, TokenLogprob
 from cadenza.server.errors import RequestError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """All that is new of a request."""
+
+    choices: tuple[Progress, ...]
+    """At most one per choice, by index; none only where the last part holds nothing but `finished`."""
+    finished: Finished | None = None
+    """Set in the last part."""
 
 
 class Stream:
@@ -20,11 +30,10 @@ class Stream:
         """`request_id` is the caller's, `key` the engine's."""
         self.request_id = request_id
         self.key = key
-        self.last_token_at: float | None = None
-        """Seconds on the engine's clock; None before the first token."""
+        self.last_token_at: dict[int, float] = {}
+        """By choice, seconds on the engine's clock; a choice without a token is not in it."""
         self._on_close = on_close
-        self._token_ids: list[int] = []
-        self._text: list[str] = []
+        self._unread: dict[int, _Unread] = {}
         self._end: Finished | RequestError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._wants_end_only = False
@@ -45,40 +54,31 @@ class Stream:
         """Whether the last event has come."""
         return self._end is not None
 
-    async def next_part(self) -> Progress | Finished:
-        """All that is new, waiting for something to be; Finished is the last part.
+    async def next_part(self) -> Part:
+        """All that is new, waiting for something to be.
 
         Raises RequestError where the request ended without an answer.
         """
-        if not self._token_ids and self._end is None:
+        if not self._unread and self._end is None:
             await self._wait()
         if isinstance(self._end, RequestError):
             raise self._end
-        if self._end is None:
-            token_ids, text = self._take()
-            return Progress(self.key, token_ids, text)
-        if not self._token_ids:
-            return self._end
-        token_ids, text = self._take()
-        return dataclasses.replace(
-            self._end, token_ids=token_ids + self._end.token_ids, text=text + self._end.text
-        )
+        unread, self._unread = self._unread, {}
+        return Part(tuple(unread[choice].merged(self.key, choice) for choice in sorted(unread)), self._end)
 
-    async def result(self) -> Finished:
-        """The whole completion. Raises RequestError where the request ended without an answer."""
+    async def result(self) -> Part:
+        """The whole answer. Raises RequestError where the request ended without one."""
         self._wants_end_only = True
         if self._end is None:
             await self._wait()
-        part = await self.next_part()
-        if not isinstance(part, Finished):
-            raise TypeError("a stream that was waited for to its end has not ended")
-        return part
+        return await self.next_part()
 
     def push(self, event: Progress) -> None:
-        """Adds a step's tokens and text."""
-        self._token_ids.extend(event.token_ids)
-        if event.text:
-            self._text.append(event.text)
+        """Adds what a step brought to one choice."""
+        unread = self._unread.get(event.choice)
+        if unread is None:
+            unread = self._unread[event.choice] = _Unread()
+        unread.add(event)
         if not self._wants_end_only:
             self._wake()
 
@@ -91,12 +91,6 @@ class Stream:
         """Ends the caller's interest; the request is cancelled where it has not ended."""
         self._on_close(self)
 
-    def _take(self) -> tuple[tuple[int, ...], str]:
-        token_ids, text = tuple(self._token_ids), "".join(self._text)
-        self._token_ids.clear()
-        self._text.clear()
-        return token_ids, text
-
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -107,3 +101,34 @@ class Stream:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class _Unread:
+    """What is new of one choice."""
+
+    __slots__ = ("finish_reason", "logprobs", "prompt_logprobs", "text", "token_ids")
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.text: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, event: Progress) -> None:
+        self.token_ids += event.token_ids
+        self.text.append(event.text)
+        self.logprobs += event.logprobs
+        self.prompt_logprobs += event.prompt_logprobs
+        self.finish_reason = event.finish_reason
+
+    def merged(self, key: str, choice: int) -> Progress:
+        return Progress(
+            key,
+            choice,
+            tuple(self.token_ids),
+            "".join(self.text),
+            tuple(self.logprobs),
+            tuple(self.prompt_logprobs),
+            self.finish_reason,
+        )

@@ -6,6 +6,7 @@ Byte-level BPE tokenizers are served (GPT-2, Llama 3, Qwen, SmolLM, ...): their 
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ class Tokenizer:
     def fewest_tokens(self, text: str) -> int:
         """A lower bound on the text's tokens, without tokenizing: its length over the longest token's."""
         return -(-len(text) // self._longest_token)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The tokens' text: special tokens as the vocabulary writes them, U+FFFD for what is no text."""
+        return b"".join(map(self._written, token_ids)).decode(errors="replace")
+
+    def _written(self, token_id: int) -> bytes:
+        return self.token_bytes[token_id] or (self.token(token_id) or "").encode()
 
     def token(self, token_id: int) -> str | None:
         """The token as the vocabulary writes it; None for an id that it does not have."""

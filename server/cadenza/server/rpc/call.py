@@ -2,10 +2,14 @@
 
 import contextvars
 import dataclasses
+import urllib.parse
 import uuid
 from collections.abc import Iterable
 
+from cadenza.server.errors import InvalidRequestError, Reason, quote
+
 REQUEST_ID_KEY = "x-request-id"
+CLIENT_ID_KEY = "cadenza-client-id"
 _LONGEST_ID = 128
 
 
@@ -29,6 +33,32 @@ def request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _is_fit(value):
             return value
     return uuid.uuid4().hex
+
+
+def client_id(metadata: Iterable[tuple[str, str | bytes]], peer: str) -> str:
+    """Between whom the engine shares its work: the caller's cadenza-client-id, else the host of its address.
+
+    Raises InvalidRequestError (INVALID_CLIENT_ID) where it is not 1 to 128 printable ASCII characters.
+    """
+    for key, value in metadata:
+        if key == CLIENT_ID_KEY:
+            if not (isinstance(value, str) and _is_fit(value)):
+                raise InvalidRequestError(
+                    Reason.INVALID_CLIENT_ID,
+                    f"metadata.{CLIENT_ID_KEY}",
+                    f"the metadata's {CLIENT_ID_KEY} is {quote(value)}; it must be 1 to {_LONGEST_ID} "
+                    "printable ASCII characters, or absent",
+                )
+            return value
+    return _host(peer)
+
+
+def _host(peer: str) -> str:
+    """The host of an address as gRPC writes it: ipv4:10.0.0.7:50144, ipv6:%5B::1%5D:50144, unix:PATH."""
+    kind, _, address = urllib.parse.unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return peer
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _is_fit(value: str) -> bool:

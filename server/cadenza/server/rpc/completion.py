@@ -7,12 +7,14 @@ from typing import Any
 
 import grpc
 
-from cadenza.server.engine.request import Finished, Request
-from cadenza.server.models import ModelTable, ServedModel
-from cadenza.server.rpc.call import Call, current_call
-from cadenza.server.rpc.convert import create_response, model_message, stream_response
-from cadenza.server.rpc.parameters import read_request
+from cadenza.server.admission import Arrival
+from cadenza.server.models import ModelTable
+from cadenza.server.rpc.call import Call, client_id, current_call
+from cadenza.server.rpc.model import model_message
+from cadenza.server.rpc.parameters import read_priority, read_request
 from cadenza.server.rpc.prompt import read_prompt
+from cadenza.server.rpc.reply import Echo, Reply
+from cadenza.server.streams import Stream
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
@@ -32,27 +34,27 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
     async def CreateCompletion(
         self, request: pb.CreateCompletionRequest, context: _Context
     ) -> pb.CreateCompletionResponse:
-        """Answers when the completion has ended."""
+        """Answers when every choice has ended."""
         call = current_call.get()
-        model, engine_request = await self._read(request, context, call)
-        with model.dispatcher.submit(engine_request) as stream:
-            finished = await stream.result()
-        _note(call, finished)
-        return create_response(finished, call.request_id, model.name)
+        stream, reply = await self._submit(request, context, call)
+        with stream:
+            response = reply.whole(await stream.result())
+        call.log.update(reply.log)
+        return response
 
     async def StreamCompletion(
         self, request: pb.StreamCompletionRequest, context: _Context
     ) -> AsyncIterator[pb.StreamCompletionResponse]:
         """Answers with all that is new, as often as the client takes it."""
         call = current_call.get()
-        model, engine_request = await self._read(request, context, call)
-        with model.dispatcher.submit(engine_request) as stream:
+        stream, reply = await self._submit(request, context, call)
+        with stream:
             while True:
                 part = await stream.next_part()
-                if isinstance(part, Finished):
-                    _note(call, part)
-                yield stream_response(part, call.request_id, model.name)
-                if isinstance(part, Finished):
+                message = reply.message(part)
+                call.log.update(reply.log)
+                yield message
+                if part.finished is not None:
                     return
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
@@ -69,31 +71,31 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
         token_ids = await read_prompt(request.prompt, model, None)
         return pb.CountTokensResponse(prompt_tokens=len(token_ids), token_ids=token_ids)
 
-    async def _read(
+    async def _submit(
         self, request: pb.CreateCompletionRequest | pb.StreamCompletionRequest, context: _Context, call: Call
-    ) -> tuple[ServedModel, Request]:
+    ) -> tuple[Stream, Reply]:
+        """From here on the request is the engine's; the stream must be closed."""
         call.log["model"] = request.model[:128]
         model = self._models.resolve(request.model)
         call.log["model"] = model.name
-        token_ids = await read_prompt(request.prompt, model, model.max_context - 1)
+        arrival = self._arrival(request, context, call)
+        with model.dispatcher.enter(arrival) as place:
+            token_ids = await read_prompt(request.prompt, model, model.max_context - 1)
+            engine_request = read_request(request.parameters, token_ids, model, arrival)
+            stream = model.dispatcher.submit(engine_request, place)
+        has_bos = request.prompt.HasField("text") and model.artifact.manifest.tokenizer.add_bos_token
+        echo = Echo(token_ids, has_bos=has_bos) if request.parameters.echo else None
+        return stream, Reply(call.request_id, model, echo)
+
+    def _arrival(
+        self, request: pb.CreateCompletionRequest | pb.StreamCompletionRequest, context: _Context, call: Call
+    ) -> Arrival:
         remaining: float | None = context.time_remaining()
-        engine_request = read_request(
-            request.parameters,
-            token_ids,
-            model,
+        return Arrival(
             request_id=call.request_id,
-            arrival=call.arrival,
+            time=call.arrival,
             deadline=math.inf if remaining is None else self._clock() + remaining,
+            size=request.ByteSize(),
+            client=client_id(context.invocation_metadata() or (), context.peer()),
+            priority=read_priority(request.parameters),
         )
-        return model, engine_request
-
-
-def _note(call: Call, finished: Finished) -> None:
-    """What the call's log line says of its completion."""
-    timing = finished.timing
-    call.log.update(
-        prompt_tokens=finished.prompt_tokens,
-        completion_tokens=finished.completion_tokens,
-        finish_reason=finished.finish_reason.value,
-        time_to_first_token=round(timing.first_token - timing.arrival, 6),
-    )

@@ -1,18 +1,20 @@
-"""Sampling parameters from the wire to the engine's terms; what cannot be honoured is refused."""
+"""Completion parameters from the wire to the engine's terms; what is outside its range is refused."""
 
 import dataclasses
-import math
 import secrets
 
+from cadenza.server.admission import Arrival
 from cadenza.server.engine.request import Request, SamplingParams
 from cadenza.server.errors import InvalidRequestError, Reason
 from cadenza.server.models import ServedModel
-from cadenza.server.rpc.prompt import check_token_ids
+from cadenza.server.rpc.prompt import check_token_id, check_token_ids
 from cadenza.v1 import completion_pb2 as pb
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 64
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 300
 
 _INT32_MAX = 2**31 - 1
 
@@ -23,7 +25,7 @@ class _Range:
 
     low: float
     high: float
-    default: float
+    default: float = 0
     low_is_open: bool = False
     advice: str = ""
 
@@ -37,50 +39,63 @@ class _Range:
 
 _RANGES = {
     "temperature": _Range(0, 100, 1, advice="; 0 is greedy"),
-    "top_k": _Range(0, _INT32_MAX, 0, advice="; 0 keeps all tokens"),
+    "top_k": _Range(0, _INT32_MAX, advice="; 0 keeps all tokens"),
     "top_p": _Range(0, 1, 1, low_is_open=True, advice="; 1 keeps all tokens"),
-    "min_p": _Range(0, 1, 0, advice="; 0 keeps all tokens"),
+    "min_p": _Range(0, 1, advice="; 0 keeps all tokens"),
+    "logprobs": _Range(0, MAX_LOGPROBS, advice="; 0 gives the chosen token's alone"),
+    "repetition_penalty": _Range(0.1, 10, 1, advice="; 1 changes nothing"),
+    "presence_penalty": _Range(-2, 2, advice="; 0 changes nothing"),
+    "frequency_penalty": _Range(-2, 2, advice="; 0 changes nothing"),
+    "priority": _Range(-100, 100, advice="; higher goes first"),
 }
-# Fields that are not honoured yet, with the value that asks for nothing.
-_NEUTRAL = {
-    "n": 1,
-    "echo": False,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "priority": 0,
-}
+_LOGIT_BIAS = _Range(-100, 100)
+
+
+def read_priority(parameters: pb.CompletionParameters) -> int:
+    """What decides about a place in the queue, before all else is read. Raises InvalidRequestError."""
+    return int(_number(parameters, "priority"))
 
 
 def read_request(
     parameters: pb.CompletionParameters,
     prompt_token_ids: tuple[int, ...],
     model: ServedModel,
-    *,
-    request_id: str,
-    arrival: float,
-    deadline: float,
+    arrival: Arrival,
 ) -> Request:
-    """The engine's request; times in seconds on its clock. Raises InvalidRequestError."""
-    _refuse_unimplemented(parameters)
+    """The engine's request. Raises InvalidRequestError."""
     check_token_ids(parameters.stop_token_ids, "parameters.stop_token_ids", model)
     manifest = model.artifact.manifest
     return Request(
-        request_id=request_id,
+        request_id=arrival.request_id,
         prompt_token_ids=prompt_token_ids,
         max_tokens=_max_tokens(parameters, model, len(prompt_token_ids)),
-        arrival_time=arrival,
-        sampling=SamplingParams(
-            temperature=_number(parameters, "temperature"),
-            top_k=int(_number(parameters, "top_k")),
-            top_p=_number(parameters, "top_p"),
-            min_p=_number(parameters, "min_p"),
-            seed=parameters.seed if parameters.HasField("seed") else secrets.randbits(64),
-        ),
+        arrival_time=arrival.time,
+        sampling=_sampling(parameters, model),
+        n=_choices(parameters, model),
+        prompt_logprobs=parameters.echo and parameters.HasField("logprobs"),
         stop=_stops(parameters),
         stop_token_ids=frozenset(parameters.stop_token_ids),
         eos_token_ids=frozenset() if parameters.ignore_eos else frozenset(manifest.tokenizer.eos_token_ids),
-        deadline=deadline,
+        priority=arrival.priority,
+        client=arrival.client,
+        cache_prompt=parameters.cache_prompt if parameters.HasField("cache_prompt") else True,
+        deadline=arrival.deadline,
+    )
+
+
+def _sampling(parameters: pb.CompletionParameters, model: ServedModel) -> SamplingParams:
+    logprobs = int(_number(parameters, "logprobs"))
+    return SamplingParams(
+        temperature=_number(parameters, "temperature"),
+        top_k=int(_number(parameters, "top_k")),
+        top_p=_number(parameters, "top_p"),
+        min_p=_number(parameters, "min_p"),
+        seed=parameters.seed if parameters.HasField("seed") else secrets.randbits(64),
+        repetition_penalty=_number(parameters, "repetition_penalty"),
+        presence_penalty=_number(parameters, "presence_penalty"),
+        frequency_penalty=_number(parameters, "frequency_penalty"),
+        logit_bias=_logit_bias(parameters, model),
+        logprobs=logprobs if parameters.HasField("logprobs") else None,
     )
 
 
@@ -94,6 +109,14 @@ def _number(parameters: pb.CompletionParameters, field: str) -> float:
     return value
 
 
+def _choices(parameters: pb.CompletionParameters, model: ServedModel) -> int:
+    if not parameters.HasField("n"):
+        return 1
+    if not 1 <= parameters.n <= model.max_choices:
+        raise _out_of_range("n", str(parameters.n), f"from 1 to {model.max_choices}")
+    return parameters.n
+
+
 def _max_tokens(parameters: pb.CompletionParameters, model: ServedModel, prompt_tokens: int) -> int:
     room = model.max_context - prompt_tokens
     if not parameters.HasField("max_tokens"):
@@ -102,6 +125,17 @@ def _max_tokens(parameters: pb.CompletionParameters, model: ServedModel, prompt_
         context = f": {model.max_context} of context less {prompt_tokens} of prompt"
         raise _out_of_range("max_tokens", str(parameters.max_tokens), f"from 1 to {room}", context)
     return parameters.max_tokens
+
+
+def _logit_bias(parameters: pb.CompletionParameters, model: ServedModel) -> tuple[tuple[int, float], ...]:
+    biases = sorted(parameters.logit_bias.items())
+    if len(biases) > MAX_LOGIT_BIAS:
+        raise _out_of_range("logit_bias", f"{len(biases)} entries long", f"at most {MAX_LOGIT_BIAS} entries")
+    for token_id, bias in biases:
+        check_token_id(token_id, f"parameters.logit_bias[{token_id}]", model)
+        if bias not in _LOGIT_BIAS:
+            raise _out_of_range(f"logit_bias[{token_id}]", f"{bias:g}", str(_LOGIT_BIAS))
+    return tuple(biases)
 
 
 def _stops(parameters: pb.CompletionParameters) -> tuple[str, ...]:
@@ -125,26 +159,6 @@ def _check_count(field: str, count: int, most: int) -> None:
             f"parameters.{field} has {count} entries; at most {most} are allowed: send fewer",
             metadata={"count": str(count), "maximum": str(most)},
         )
-
-
-def _refuse_unimplemented(parameters: pb.CompletionParameters) -> None:
-    asked = [name for name, neutral in _NEUTRAL.items() if _differs(parameters, name, neutral)]
-    if parameters.HasField("logprobs"):
-        asked.append("logprobs")
-    if parameters.logit_bias:
-        asked.append("logit_bias")
-    for name in asked:
-        neutral = f" or send {_NEUTRAL[name]}" if name in _NEUTRAL else ""
-        raise InvalidRequestError(
-            Reason.UNIMPLEMENTED_FIELD,
-            f"parameters.{name}",
-            f"parameters.{name} is not implemented by this server yet; leave it out{neutral}",
-        )
-
-
-def _differs(parameters: pb.CompletionParameters, name: str, neutral: float) -> bool:
-    value: float = getattr(parameters, name)
-    return parameters.HasField(name) and (math.isnan(value) or value != neutral)  # type: ignore[arg-type]
 
 
 def _out_of_range(field: str, given: str, allowed: str, advice: str = "") -> InvalidRequestError:

@@ -59,12 +59,19 @@ def check_token_ids(ids: Sequence[int], field: str, model: ServedModel) -> None:
     size = model.artifact.manifest.decoder.vocabulary_size
     for index, token_id in enumerate(ids):
         if not 0 <= token_id < size:
-            raise InvalidRequestError(
-                Reason.INVALID_TOKEN_ID,
-                f"{field}[{index}]",
-                f"{field}[{index}] is {token_id}; token ids of {model.name} are 0 to {size - 1}",
-                metadata={"value": str(token_id), "minimum": "0", "maximum": str(size - 1)},
-            )
+            check_token_id(token_id, f"{field}[{index}]", model)
+
+
+def check_token_id(token_id: int, field: str, model: ServedModel) -> None:
+    """Raises InvalidRequestError for an id that the model does not have."""
+    size = model.artifact.manifest.decoder.vocabulary_size
+    if not 0 <= token_id < size:
+        raise InvalidRequestError(
+            Reason.INVALID_TOKEN_ID,
+            field,
+            f"{field} is {token_id}; token ids of {model.name} are 0 to {size - 1}",
+            metadata={"value": str(token_id), "minimum": "0", "maximum": str(size - 1)},
+        )
 
 
 def _render(chat: pb.Chat, model: ServedModel) -> str:

@@ -1,0 +1,122 @@
+"""The queue before the engine and the measured pace, by hand-computed figures."""
+
+import math
+from typing import Any
+
+import pytest
+
+from cadenza.server.admission import AdmissionQueue, Arrival, Place, QueueLimits
+from cadenza.server.engine.request import StepReport
+from cadenza.server.errors import QueueFullError
+from cadenza.server.pace import Pace, Work
+
+
+def _arrival(size: int = 1, client: str = "", priority: int = 0) -> Arrival:
+    return Arrival("id", time=0, deadline=math.inf, size=size, client=client, priority=priority)
+
+
+def _waiting(queue: AdmissionQueue, prompt_tokens: int, arrival: Arrival) -> Place:
+    place = queue.enter(arrival, now=0)
+    queue.fill(place, prompt_tokens, now=0)
+    return place
+
+
+def _step(tokens: int, seconds: float, **changes: Any) -> StepReport:
+    fields: dict[str, Any] = {
+        "events": (), "duration": seconds, "batch_tokens": tokens, "batch_sequences": 1, "running": 0,
+        "waiting": 0, "preemptions": 0, "prompt_tokens_looked_up": 0, "prompt_tokens_cached": 0,
+        "kv_blocks_used": 0, "kv_blocks_total": 1,
+    }  # fmt: skip
+    return StepReport(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("limits", "arrival", "prompt_tokens", "what"),
+    [
+        (QueueLimits(2, 100, 100), _arrival(), 1, "2 requests"),
+        (QueueLimits(9, 21, 100), _arrival(), 2, "22 prompt tokens"),
+        (QueueLimits(9, 20, 100), _arrival(), 1, "20 prompt tokens wait already"),
+        (QueueLimits(9, 100, 20), _arrival(size=11), 1, "21 bytes"),
+    ],
+)
+def test_each_bound_refuses_what_would_exceed_it_and_takes_it_after_a_leave(
+    limits: QueueLimits, arrival: Arrival, prompt_tokens: int, what: str
+) -> None:
+    queue = AdmissionQueue(limits)
+    first = _waiting(queue, 10, _arrival(size=5))
+    _waiting(queue, 10, _arrival(size=5))
+    with pytest.raises(QueueFullError, match=what):
+        queue.fill(queue.enter(arrival, now=0), prompt_tokens, now=0)
+    for _ in range(2):
+        queue.leave(first)
+    queue.fill(queue.enter(arrival, now=0), prompt_tokens, now=0)
+
+
+def test_a_place_is_taken_while_its_prompt_is_still_being_read() -> None:
+    queue = AdmissionQueue(QueueLimits(1, 100, 100))
+    place = queue.enter(_arrival(), now=0)
+    with pytest.raises(QueueFullError):
+        queue.enter(_arrival(), now=0)
+    queue.leave(place)
+    assert len(queue) == 0
+
+
+def test_retry_is_half_of_what_waits_at_the_pace_of_recent_ends() -> None:
+    queue = AdmissionQueue(QueueLimits(8, 100, 100))
+    for _ in range(8):
+        queue.enter(_arrival(), now=0)
+    for end in range(4):
+        queue.ended(float(end))
+    with pytest.raises(QueueFullError) as raised:
+        queue.enter(_arrival(), now=4.0)
+    assert raised.value.retry_after == 4.0, "one end a second, and four of eight to begin"
+
+
+def test_only_prompts_that_go_first_or_share_the_time_are_ahead() -> None:
+    queue = AdmissionQueue(QueueLimits(99, 9999, 9999))
+    _waiting(queue, 1000, _arrival(client="me", priority=-1))
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 0
+    _waiting(queue, 100, _arrival(client="other", priority=5))
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 100
+    _waiting(queue, 20, _arrival(client="me"))
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 120
+    _waiting(queue, 500, _arrival(client="greedy"))
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 120 + 30
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {"greedy": 2}) == 120 + 60
+    assert queue.tokens_ahead(_arrival(client="me"), 10, {"me": 3}) == 120 + 10
+
+
+def test_nothing_measured_takes_no_time() -> None:
+    assert Pace(64).seconds(Work(prompt_tokens=10_000, sure_tokens=500), now=0) == 0
+
+
+def test_prompts_take_full_steps_and_what_is_left_a_smaller_one() -> None:
+    pace = Pace(64)
+    pace.learn(_step(64, 0.5), now=0)
+    assert pace.seconds(Work(prompt_tokens=640), now=0) == 10 * 0.5
+    assert pace.seconds(Work(prompt_tokens=650), now=0) == 10 * 0.5, "no step so small is known"
+    pace.learn(_step(8, 0.1), now=0)
+    assert pace.seconds(Work(prompt_tokens=650), now=0) == pytest.approx(10 * 0.5 + 0.1)
+    assert pace.seconds(Work(prompt_tokens=7), now=0) == 0, "smaller than any known step"
+
+
+def test_sure_tokens_take_a_step_each_as_slow_as_those_of_what_runs() -> None:
+    pace = Pace(64)
+    pace.learn(_step(1, 0.01), now=0)
+    assert pace.seconds(Work(prompt_tokens=1, sure_tokens=11), now=0) == pytest.approx(0.11)
+    pace.learn(_step(16, 0.05, running=15), now=0)
+    assert pace.seconds(Work(prompt_tokens=1, sure_tokens=11), now=0) == pytest.approx(0.01 + 0.5)
+
+
+def test_one_slow_step_among_many_does_not_count_and_old_ones_are_forgotten() -> None:
+    pace = Pace(64)
+    for index in range(9):
+        pace.learn(_step(64, 100.0 if index == 4 else 0.5), now=0)
+    assert pace.seconds(Work(prompt_tokens=64), now=60) == 0.5
+    assert pace.seconds(Work(prompt_tokens=64), now=60.1) == 0
+
+
+def test_prompt_tokens_found_in_the_prefix_cache_of_late_take_no_time() -> None:
+    pace = Pace(64)
+    pace.learn(_step(64, 0.5, prompt_tokens_looked_up=1000, prompt_tokens_cached=900), now=0)
+    assert pace.seconds(Work(prompt_tokens=6400), now=0) == pytest.approx(10 * 0.5)
