@@ -34,6 +34,7 @@ def posix_functions(litert: LiteRT) -> Functions:
         sem_post=address("sem_post"),
         sem_wait=address("sem_wait"),
         clock_gettime=address("clock_gettime"),
+        usleep=address("usleep"),
     )
 
 

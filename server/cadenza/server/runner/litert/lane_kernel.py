@@ -43,6 +43,9 @@ from cadenza.server.runner.litert.native import atomic_add, atomic_load, call_ad
 _HEAD, _HEAD_TAIL = -2, -1
 _MONOTONIC = 1
 _ABANDONED = 1 << 40
+_SPINS = 20_000
+"""How often a lane looks for the others before it pauses: some 20 us."""
+_PAUSE_MICROSECONDS = 20
 _KERNEL_SOURCES = (
     "../base", "native", "mathematics", "memory", "attention", "penalties", "sampling", "logprobs", "head",
     "lane_kernel",
@@ -75,14 +78,21 @@ def _run(functions, lane, index):
 
 
 @njit
-def _meet(lane, step, layer):
-    """Returns when every lane that shares sequences has written its keys and values of this layer."""
+def _meet(functions, lane, step, layer):
+    """Returns when every lane that shares sequences has written its keys and values of this layer.
+
+    A lane that spins keeps its core from the thread it waits for, where other threads run too; so it
+    soon pauses, and the system moves that thread here.
+    """
     lanes = lane.control[SHARING]
     if lanes > 1:
         address = step.meeting.ctypes.data
         atomic_add(address, 1)
+        spins = 0
         while atomic_load(address) < lanes * (layer + 1):
-            pass
+            spins += 1
+            if spins > _SPINS:
+                call_address(functions.usleep, (_PAUSE_MICROSECONDS,))
 
 
 @njit
@@ -146,7 +156,7 @@ def _compute_kernel(layers, head_dim, block, group, kv_heads, bf16, functions, m
                     model.sines[position], model.scale, model.keys[layer], model.values[layer],
                     table[position // block], position % block, lane.query[row],
                 )  # fmt: skip
-            _meet(lane, step, layer)
+            _meet(functions, lane, step, layer)
             for row in range(rows):
                 attend(
                     head_dim, block, group, kv_heads, bf16, lane.query[row],

@@ -52,12 +52,13 @@ StepMemory.history, where the completion follows the prompt, and of StepMemory.b
 
 
 class Functions(NamedTuple):
-    """Addresses of C functions: LiteRT's run, and POSIX semaphores and clock."""
+    """Addresses of C functions: LiteRT's run, and POSIX semaphores, clock and sleep."""
 
     run: int
     sem_post: int
     sem_wait: int
     clock_gettime: int
+    usleep: int
 
 
 class ModelMemory(NamedTuple):
