@@ -1,99 +1,282 @@
-"""The scheduler and the block pool: what each step advances, and that no block is lost."""
+"""What each step advances, who is next, and who gives way."""
+
+from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 
-from cadenza.server.engine.kv_cache import BlockPool, KVCache
-from cadenza.server.engine.request import Request
+from cadenza.server.engine.fair_share import MAX_IDLE_CLIENTS, FairShare
+from cadenza.server.engine.kv_cache import KVCache
+from cadenza.server.engine.options import EngineOptions
+from cadenza.server.engine.request import GREEDY, Request
 from cadenza.server.engine.scheduler import Scheduler, SchedulerLimits
 from cadenza.server.engine.sequence import Sequence
-from cadenza.server.engine.text import TextAssembler
 
 
-def sequence(name: str, prompt: int) -> Sequence:
-    request = Request(name, tuple(range(prompt)), max_tokens=100, arrival_time=0.0)
-    return Sequence(request, TextAssembler([], []), list(request.prompt_token_ids))
+class Harness:
+    """A scheduler, and what the engine and a runner would do around it."""
 
+    def __init__(
+        self,
+        *,
+        tokens: int = 8,
+        sequences: int = 4,
+        mixed: int = 4,
+        blocks: int = 8,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.kv_cache = KVCache(blocks, block_size=4)
+        self.options = EngineOptions(mixed, overdue_seconds=10, client_weights=weights or {})
+        self.scheduler = Scheduler(SchedulerLimits(tokens, sequences), self.options, self.kv_cache)
+        self.preempted: list[str] = []
+        self.now = 0.0
+        self._sequences: dict[str, Sequence] = {}
+        self._count = 0
 
-def scheduler(*, tokens: int = 8, sequences: int = 4, mixed: int = 4, blocks: int = 8) -> Scheduler:
-    return Scheduler(SchedulerLimits(tokens, sequences, mixed), KVCache(blocks, block_size=4))
+    def add(self, name: str, prompt: int, priority: int = 0, client: str = "") -> None:
+        """A request whose tokens are no other's."""
+        first = 100 * self._count
+        request = Request(
+            name,
+            tuple(range(first, first + prompt)),
+            max_tokens=100,
+            arrival_time=self.now,
+            priority=priority,
+            client=client,
+        )
+        self._sequences[name] = Sequence.of(request, self._count, GREEDY, [])
+        self._count += 1
+        self.scheduler.add(self._sequences[name])
 
+    def end(self, name: str) -> None:
+        self.scheduler.remove(self._sequences.pop(name))
 
-def run(under_test: Scheduler) -> list[tuple[str, int]]:
-    """Plans a step, marks it as computed, and lets every sequence that chose a token have it."""
-    plan = under_test.schedule()
-    for advance in plan.advances:
-        complete = advance.num_tokens == advance.sequence.num_pending
-        advance.sequence.num_computed += advance.num_tokens
-        if complete:
-            advance.sequence.token_ids.append(0)
-    return [(advance.sequence.request_id, advance.num_tokens) for advance in plan.advances]
+    def step(self) -> list[tuple[str, int]]:
+        """Plans a step, marks it as computed, and lets every sequence that chose a token have it."""
+        decoding = {sequence for sequence in self.scheduler.running if sequence.num_pending == 1}
+        plan = self.scheduler.schedule(self.now)
+        others = sum(part.num_tokens for part in plan.advances if part.sequence not in decoding)
+        assert others <= self.options.mixed_prefill_tokens or decoding.isdisjoint(
+            part.sequence for part in plan.advances
+        )
+        self.preempted = [sequence.request_id for sequence in plan.preempted]
+        for advance in plan.advances:
+            complete = advance.num_tokens == advance.sequence.num_pending
+            self.kv_cache.commit(advance.sequence, advance.num_tokens)
+            if complete:
+                advance.sequence.token_ids.append(0)
+        self.kv_cache.check(list(self._sequences.values()))
+        return [(advance.sequence.request_id, advance.num_tokens) for advance in plan.advances]
+
+    @property
+    def running(self) -> list[str]:
+        return [sequence.request_id for sequence in self.scheduler.running]
 
 
 def test_a_long_prompt_is_computed_in_chunks_of_the_budget() -> None:
-    under_test = scheduler(tokens=8)
-    under_test.add(sequence("a", 18))
-    assert [run(under_test) for _ in range(4)] == [[("a", 8)], [("a", 8)], [("a", 2)], [("a", 1)]]
+    harness = Harness(tokens=8)
+    harness.add("a", 18)
+    assert [harness.step() for _ in range(4)] == [[("a", 8)], [("a", 8)], [("a", 2)], [("a", 1)]]
 
 
 def test_decodes_go_first_and_bound_the_prefill_beside_them() -> None:
-    under_test = scheduler(tokens=8, mixed=4)
-    under_test.add(sequence("a", 2))
-    run(under_test)
-    under_test.add(sequence("b", 10))
-    assert run(under_test) == [("a", 1), ("b", 4)]
-    assert run(under_test) == [("a", 1), ("b", 4)]
-    assert run(under_test) == [("a", 1), ("b", 2)]
-    assert run(under_test) == [("a", 1), ("b", 1)]
+    harness = Harness(tokens=8, mixed=4)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("b", 10)
+    assert harness.step() == [("a", 1), ("b", 4)]
+    assert harness.step() == [("a", 1), ("b", 4)]
+    assert harness.step() == [("a", 1), ("b", 2)]
+    assert harness.step() == [("a", 1), ("b", 1)]
 
 
 def test_several_short_prompts_share_a_step() -> None:
-    under_test = scheduler(tokens=8)
+    harness = Harness(tokens=8)
     for name in "abc":
-        under_test.add(sequence(name, 3))
-    assert run(under_test) == [("a", 3), ("b", 3), ("c", 2)]
+        harness.add(name, 3)
+    assert harness.step() == [("a", 3), ("b", 3), ("c", 2)]
 
 
 def test_no_more_sequences_run_than_allowed() -> None:
-    under_test = scheduler(sequences=2)
+    harness = Harness(sequences=2)
     for name in "abc":
-        under_test.add(sequence(name, 1))
-    assert [name for name, _ in run(under_test)] == ["a", "b"]
-    under_test.remove(under_test.running[0])
-    assert [name for name, _ in run(under_test)] == ["b", "c"]
+        harness.add(name, 1)
+    assert [name for name, _ in harness.step()] == ["a", "b"]
+    harness.end("a")
+    assert [name for name, _ in harness.step()] == ["b", "c"]
 
 
 def test_a_prompt_waits_until_its_blocks_are_free() -> None:
-    under_test = scheduler(tokens=64, mixed=64, blocks=4)
-    under_test.add(sequence("a", 12))
-    under_test.add(sequence("b", 8))
-    assert run(under_test) == [("a", 12)]
-    assert run(under_test) == [("a", 1)]
-    under_test.remove(under_test.running[0])
-    assert run(under_test) == [("b", 8)]
+    harness = Harness(tokens=64, mixed=64, blocks=4)
+    harness.add("a", 12)
+    harness.add("b", 8)
+    assert harness.step() == [("a", 12)]
+    assert harness.step() == [("a", 1)]
+    harness.end("a")
+    assert harness.step() == [("b", 8)]
 
 
 def test_the_newest_sequence_gives_way_when_blocks_run_out() -> None:
-    under_test = scheduler(tokens=64, mixed=64, blocks=2)
-    old, new = sequence("old", 4), sequence("new", 3)
-    under_test.add(old)
-    under_test.add(new)
-    assert run(under_test) == [("old", 4), ("new", 3)]
-    plan = under_test.schedule()
-    assert [advance.sequence for advance in plan.advances] == [old]
-    assert plan.preempted == (new,)
-    assert new.num_computed == 0
-    assert new.block_table == []
-    assert list(under_test.waiting) == [new]
+    harness = Harness(tokens=64, mixed=64, blocks=2)
+    harness.add("old", 4)
+    harness.add("new", 3)
+    assert harness.step() == [("old", 4), ("new", 3)]
+    assert harness.step() == [("old", 1)]
+    assert harness.preempted == ["new"]
 
 
-def test_a_block_cannot_be_freed_twice() -> None:
-    pool = BlockPool(2)
-    blocks = pool.allocate(1)
-    pool.free(blocks)
-    with pytest.raises(ValueError, match="freed twice"):
-        pool.free(blocks)
+def test_a_lower_priority_gives_way_before_a_newer_sequence() -> None:
+    harness = Harness(tokens=64, mixed=64, blocks=3)
+    harness.add("low", 3, priority=-1)
+    harness.step()
+    harness.add("high", 4)
+    harness.add("new", 4)
+    harness.step()
+    assert harness.running == ["low", "high", "new"]
+    harness.step()
+    assert harness.preempted == ["low", "new"]
 
 
-def test_more_blocks_than_are_free_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 KV blocks asked for, 2 are free"):
-        BlockPool(2).allocate(3)
+def test_the_highest_priority_is_next_then_the_oldest() -> None:
+    harness = Harness(sequences=1)
+    for name, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 3)):
+        harness.add(name, 2, priority=priority)
+    order = []
+    for _ in range(4):
+        ((name, _),) = harness.step()
+        order.append(name)
+        harness.end(name)
+    assert order == ["high", "first", "second", "low"]
+
+
+def test_a_higher_priority_takes_the_place_of_the_lowest_that_runs() -> None:
+    harness = Harness(sequences=2)
+    harness.add("low", 2, priority=-1)
+    harness.add("middle", 2)
+    harness.step()
+    harness.add("high", 2, priority=1)
+    harness.step()
+    assert (harness.preempted, harness.running) == (["low"], ["middle", "high"])
+
+
+def test_a_higher_priority_takes_blocks_only_where_they_suffice() -> None:
+    # Eight blocks: "low" has two, "high" four; "higher" needs five, "urgent" four.
+    harness = Harness(tokens=64, mixed=64, blocks=8)
+    harness.add("low", 7, priority=-1)
+    harness.add("high", 14, priority=5)
+    harness.step()
+    harness.add("higher", 18, priority=3)
+    harness.step()
+    assert (harness.preempted, harness.running) == ([], ["high", "low"])
+    harness.end("higher")
+    harness.add("urgent", 14, priority=3)
+    harness.step()
+    assert (harness.preempted, harness.running) == (["low"], ["high", "urgent"])
+
+
+def test_the_same_priority_takes_nobodys_place() -> None:
+    harness = Harness(sequences=1)
+    harness.add("a", 2, priority=2)
+    harness.step()
+    harness.add("b", 2, priority=2)
+    assert harness.step() == [("a", 1)]
+
+
+def test_what_has_waited_too_long_goes_before_every_priority_and_is_not_put_off() -> None:
+    harness = Harness(sequences=1)
+    harness.add("running", 2, priority=5)
+    harness.step()
+    harness.add("low", 2, priority=-1)
+    harness.now = 10.0
+    harness.add("high", 2, priority=4)
+    harness.end("running")
+    assert harness.step() == [("low", 2)]
+    assert harness.step() == [("low", 1)]
+    harness.end("low")
+    assert harness.step() == [("high", 2)]
+
+
+def test_waiting_adds_up_over_preemptions() -> None:
+    harness = Harness(sequences=1)
+    harness.add("low", 2, priority=-1)
+    for turn in range(3):
+        assert harness.step()[0][0] == "low"
+        harness.add(f"high{turn}", 2)
+        assert harness.step()[0][0] == f"high{turn}"
+        harness.now += 4.0
+        harness.end(f"high{turn}")
+    # It has waited for 12 seconds in all.
+    assert harness.step()[0][0] == "low"
+    harness.add("high", 2)
+    assert harness.step()[0][0] == "low"
+
+
+def test_clients_share_the_work_by_their_weights() -> None:
+    # One place, each request is computed in one step of two tokens: counters grow by 2 for "light" and by 2/3
+    # for "heavy", which therefore gets three requests for one of the other's.
+    harness = Harness(sequences=1, weights={"heavy": 3.0})
+    for index in range(40):
+        harness.add(f"heavy{index}", 2, client="heavy")
+        harness.add(f"light{index}", 2, client="light")
+    begun: Counter[str] = Counter()
+    for _ in range(40):
+        ((name, _),) = harness.step()
+        begun[name.rstrip("0123456789")] += 1
+        harness.end(name)
+    assert begun == {"heavy": 30, "light": 10}
+
+
+def test_a_client_with_many_requests_does_not_hold_up_a_client_with_one() -> None:
+    harness = Harness(sequences=1)
+    for index in range(9):
+        harness.add(f"many{index}", 2, client="many")
+    ((name, _),) = harness.step()
+    harness.add("one", 2, client="one")
+    harness.end(name)
+    ((name, _),) = harness.step()
+    assert name == "many1"  # "one" came in level with "many", and is newer
+    harness.end(name)
+    assert harness.step() == [("one", 2)]
+
+
+def test_a_client_that_comes_back_is_lifted_to_the_least_active_one() -> None:
+    share = FairShare({})
+    share.enter("a")
+    share.charge("a", 100)
+    share.enter("b")
+    assert share.served("b") == 100
+    share.charge("b", 50)
+    share.leave("b")
+    share.enter("b")
+    assert share.served("b") == 150  # had more than its share, and keeps it
+    share.leave("b")
+    share.charge("a", 100)
+    share.enter("b")
+    assert share.served("b") == 200
+
+
+def test_clients_that_have_gone_are_forgotten() -> None:
+    share = FairShare({})
+    share.enter("stays")
+    for index in range(MAX_IDLE_CLIENTS + 100):
+        share.enter(str(index))
+        share.charge(str(index), 1 + index)
+        share.leave(str(index))
+    share.enter("last")
+    assert len(share) == MAX_IDLE_CLIENTS + 2
+    share.leave("last")
+    share.leave("stays")
+    assert len(share) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixed_prefill_tokens": 0}, "mixed_prefill_tokens is 0; it must be at least 1"),
+        ({"overdue_seconds": 0.0}, "overdue_seconds is 0.0; it must be above 0"),
+        ({"client_weights": {"a": -1.0}}, "the weight of client 'a' is -1.0; it must be finite and above 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EngineOptions(**options)  # type: ignore[arg-type]
