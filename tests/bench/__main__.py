@@ -114,7 +114,12 @@ def measure(artifact: Path, cache: Path, repeats: int) -> Results:
 
 def run_served(target: str, batch: Sequence[tuple[int, ...]]) -> float:
     """Tokens per second of all prompts at once, streamed by a client in this process."""
-    options: CompletionOptions = {"max_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True}
+    options: CompletionOptions = {
+        "max_tokens": NEW_TOKENS,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "cache_prompt": False,
+    }
     summary = summarise(asyncio.run(closed_loop(target, batch, concurrency=len(batch), options=options)))
     if summary.errors:
         raise SystemExit(f"requests failed: {summary.errors}")

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from tests.bench.workload import NEW_TOKENS
 
 from cadenza.server.engine.engine import Engine
+from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import Drain, Finished, Request, StepReport, Submit
 from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
 from cadenza.v1.manifest_pb2 import ModelManifest
@@ -46,7 +47,13 @@ class BenchEngine:
     def __init__(self, runner: LiteRTRunner, vocabulary: int) -> None:
         self.runner = runner
         self._reports: queue.SimpleQueue[StepReport] = queue.SimpleQueue()
-        self._engine = Engine(runner, [b"x"] * vocabulary, clock=time.perf_counter, report=self._reports.put)
+        self._engine = Engine(
+            runner,
+            [b"x"] * vocabulary,
+            options=EngineOptions(prefix_cache=False),
+            clock=time.perf_counter,
+            report=self._reports.put,
+        )
         self._thread = threading.Thread(target=self._engine.run)
         self._thread.start()
 
