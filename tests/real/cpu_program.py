@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
+from tests.runner.driver import Job, complete
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
-from cadenza.server.runner.base import SequenceSlice, StepBatch
+from cadenza.server.runner.base import StepBatch
 from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
-from cadenza.server.runner.litert.memory import HEAD_BEGIN, HEAD_END
+from cadenza.server.runner.litert.memory import HEAD_BEGIN, HEAD_END, HEAD_ROWS
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 CACHE = Path(__file__).parents[2] / ".cache" / "server"
@@ -41,42 +42,23 @@ def generate(
     blocks: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """Generates for all prompts in one batch; `blocks` are the sequences' block tables."""
-    pending = [list(prompt) for prompt in prompts]
-    computed = [0] * len(prompts)
-    generated: list[list[int]] = [[] for _ in prompts]
-    tables = blocks or [range(8 * index, 8 * index + 8) for index in range(len(prompts))]
-    while any(len(tokens) < count for tokens in generated):
-        room = runner.limits.max_step_tokens
-        taken = []
-        for tokens in pending:
-            taken.append(min(chunk, len(tokens), room))
-            room -= taken[-1]
-        active = [index for index, size in enumerate(taken) if size and len(generated[index]) < count]
-        slices = [
-            SequenceSlice(
-                pending[index][: taken[index]],
-                computed[index],
-                tables[index],
-                sampling if taken[index] == len(pending[index]) else None,
-            )
-            for index in active
-        ]
-        for index, token in zip(active, runner.step(StepBatch(slices)).token_ids, strict=True):
-            computed[index] += taken[index]
-            pending[index] = pending[index][taken[index] :]
-            if token >= 0:
-                generated[index].append(token)
-                pending[index] = [token]
-    return generated
+    tables: Sequence[Sequence[int] | None] = blocks or [None] * len(prompts)
+    jobs = [Job(prompt, sampling, count, blocks=table) for prompt, table in zip(prompts, tables, strict=True)]
+    return [found.token_ids for found in complete(runner, jobs, chunk=chunk)]
 
 
 def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
-    """[S, V] The logits of a step's slices, each of which wants a token, as the lanes left them."""
+    """[H, V] The logits of a step's head rows, at most HEAD_ROWS a lane, as the lanes left them.
+
+    Greedy rows without biases and penalties, and targets, leave them as they were.
+    """
     runner.step(batch)
+    heads = sum(len(part.targets) + (part.sampling is not None) for part in batch.slices)
     rows: list[NDArray[np.float32]] = []
     for lane in runner._lanes:
         count = int(lane.memory.control[HEAD_END] - lane.memory.control[HEAD_BEGIN])
+        assert count <= HEAD_ROWS
         rows += [lane.memory.logits[index].copy() for index in range(count)]
-        if len(rows) == len(batch.slices):
+        if len(rows) == heads:
             break
     return np.stack(rows)
