@@ -2,9 +2,10 @@
 
 import asyncio
 import dataclasses
+import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,23 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{"host": "127.0.0.1", "port": 0, "http_port": 0, "log_format": "json", **changes})
 
 
+class HandClock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @asynccontextmanager
-async def live_server(artifact: Path, runner: ScriptedRunner, **changes: Any) -> AsyncIterator[Live]:
+async def live_server(
+    artifact: Path, runner: ScriptedRunner, clock: Callable[[], float] = time.monotonic, **changes: Any
+) -> AsyncIterator[Live]:
     """A loaded server of one model named `tiny`, stopped at the end."""
-    server = Server(settings(model=(f"tiny={artifact}",), **changes), lambda _artifact, _settings: runner)
+    chosen = settings(model=(f"tiny={artifact}",), **changes)
+    server = Server(chosen, lambda _artifact, _settings: runner, clock)
     ports = await server.start()
     await server.load()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:

@@ -5,6 +5,7 @@ hold the runner before a step, let it make some steps, make it fail, or let NOT_
 """
 
 import threading
+import time
 from collections.abc import Mapping
 
 from cadenza.server.engine.request import TokenLogprob
@@ -24,9 +25,15 @@ WAIT_SECONDS = 20
 
 
 class ScriptedRunner:
-    """Implements Runner. `successor` changes what comes after a token."""
+    """Implements Runner. `successor` changes what comes after a token; a step takes `step_seconds`."""
 
-    def __init__(self, successor: Mapping[int, int] | None = None, limits: RunnerLimits = LIMITS) -> None:
+    def __init__(
+        self,
+        successor: Mapping[int, int] | None = None,
+        limits: RunnerLimits = LIMITS,
+        step_seconds: float = 0.0,
+    ) -> None:
+        self._step_seconds = step_seconds
         self._limits = limits
         self._successor = {ord("z"): END, **(successor or {})}
         self._changed = threading.Condition()
@@ -79,6 +86,7 @@ class ScriptedRunner:
                 self._failing -= 1
                 raise RunnerError("the scripted failure")
             self._allowed -= 1
+        time.sleep(self._step_seconds)
         tokens = [self._next(one) for one in batch.slices]
         logprobs = {
             index: _logprobs(one, token)

@@ -25,6 +25,21 @@ def test_model_is_repeated_on_the_command_line_and_comma_separated_in_the_enviro
     assert Settings.from_command_line([]).model == ("a=x/1", "b=y/2")
 
 
+def test_weights_of_clients_are_read_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--models", "m", "--client-weight", "a=b=2", "--client-weight", "::1=0.5"]
+    assert Settings.from_command_line(flags).client_weights == {"a=b": 2.0, "::1": 0.5}
+    monkeypatch.setenv("CADENZA_SERVER_CLIENT_WEIGHT", "a=3,b=1")
+    assert Settings.from_command_line(["--models", "m"]).client_weights == {"a": 3.0, "b": 1.0}
+
+
+def test_the_prefix_cache_is_turned_off_by_flag_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_command_line(["--models", "m"]).prefix_cache
+    assert not Settings.from_command_line(["--models", "m", "--no-prefix-cache"]).prefix_cache
+    monkeypatch.setenv("CADENZA_SERVER_PREFIX_CACHE", "false")
+    assert not Settings.from_command_line(["--models", "m"]).prefix_cache
+    assert Settings.from_command_line(["--models", "m", "--prefix-cache"]).prefix_cache
+
+
 def test_cache_lies_where_the_desktop_convention_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -40,6 +55,11 @@ def test_cache_lies_where_the_desktop_convention_says(
         ["--models", "m", "--max-step-tokens", "64", "--max-sequences", "64"],
         ["--models", "m", "--log-format", "xml"],
         ["--models", "m", "--nosuch", "1"],
+        ["--models", "m", "--client-weight", "a"],
+        ["--models", "m", "--client-weight", "a=0"],
+        ["--models", "m", "--client-weight", "a=nan"],
+        ["--models", "m", "--overdue-seconds", "0"],
+        ["--models", "m", "--watchdog-seconds", "-1"],
     ],
 )
 def test_wrong_flags_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_log_has_one_line_per_completion_and_no_text(artifact: Path) -> None:
         process.popen.send_signal(signal.SIGTERM)
         process.until("stopped")
         (line,) = [line for line in process.log if line["event"] == "call"]
-        assert line["request_id"] == "r1"
+        assert (line["request_id"], line["client"]) == ("r1", "127.0.0.1")
         assert (line["model"], line["method"], line["code"]) == ("tiny", "CreateCompletion", "OK")
         assert (line["prompt_tokens"], line["completion_tokens"], line["finish_reason"]) == (6, 5, "length")
         assert line["seconds"] >= line["time_to_first_token"] > 0

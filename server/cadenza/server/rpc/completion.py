@@ -79,6 +79,7 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
         model = self._models.resolve(request.model)
         call.log["model"] = model.name
         arrival = self._arrival(request, context, call)
+        call.log["client"] = arrival.client
         with model.dispatcher.enter(arrival) as place:
             token_ids = await read_prompt(request.prompt, model, model.max_context - 1)
             engine_request = read_request(request.parameters, token_ids, model, arrival)

@@ -118,6 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _abort(self, error: RequestError, context: _Context, call: Call) -> NoReturn:
         self._metrics.rejected.labels(error.reason.value).inc()
         call.log["reason"] = error.reason.value
+        call.code = error.code  # kept where the client has gone and abort() raises something else
         await context.abort(status_code(error), error.message, trailing_metadata(error, call.request_id))
 
     def _log_end(self, method: str, call: Call) -> None:
