@@ -26,4 +26,4 @@ def test_the_readmes_example_runs(example: str, server: ServerProcess) -> None:
 
 
 def test_the_readme_has_its_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
