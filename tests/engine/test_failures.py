@@ -57,8 +57,8 @@ def test_nothing_of_a_failed_step_is_found_in_the_cache() -> None:
 
 
 def test_a_findable_block_that_a_failed_step_was_writing_is_not_found() -> None:
-    # The first choice ends with its first token and leaves the prompt's two full blocks; the second has them to
-    # itself and writes the last token again, in the step that fails.
+    # The first choice ends with its first token and leaves the prompt's two full blocks; the second has them
+    # to itself and writes the last token again, in the step that fails.
     prompt = list(range(8))
     (end,) = continuation(prompt, 1)
     harness = Harness(FailsNext(2))

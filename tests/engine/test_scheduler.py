@@ -196,6 +196,17 @@ def test_what_has_waited_too_long_goes_before_every_priority_and_is_not_put_off(
     assert harness.step() == [("high", 2)]
 
 
+def test_what_was_overdue_keeps_its_blocks_when_they_run_out() -> None:
+    harness = Harness(tokens=64, mixed=64, blocks=2)
+    harness.add("low", 3, priority=-1)
+    harness.now = 10.0
+    assert harness.step() == [("low", 3)]
+    harness.add("high", 3, priority=1)
+    assert harness.step() == [("low", 1), ("high", 3)]
+    assert harness.step() == [("low", 1)]
+    assert harness.preempted == ["high"]
+
+
 def test_waiting_adds_up_over_preemptions() -> None:
     harness = Harness(sequences=1)
     harness.add("low", 2, priority=-1)
