@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 import pytest
+from tests.server.scripted_runner import LIMITS
 
 from cadenza.server.admission import AdmissionQueue, Arrival, Place, QueueLimits
 from cadenza.server.engine.request import StepReport
 from cadenza.server.errors import QueueFullError
-from cadenza.server.pace import Pace, Work
+from cadenza.server.pace import Ahead, Pace, Work
 
 
 def _arrival(size: int = 1, client: str = "", priority: int = 0) -> Arrival:
@@ -72,51 +73,68 @@ def test_retry_is_half_of_what_waits_at_the_pace_of_recent_ends() -> None:
     assert raised.value.retry_after == 4.0, "one end a second, and four of eight to begin"
 
 
-def test_only_prompts_that_go_first_or_share_the_time_are_ahead() -> None:
-    queue = AdmissionQueue(QueueLimits(99, 9999, 9999))
+def test_only_what_goes_first_or_shares_the_time_is_ahead() -> None:
+    queue, mine = AdmissionQueue(QueueLimits(99, 9999, 9999)), _arrival(client="me")
     _waiting(queue, 1000, _arrival(client="me", priority=-1))
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 0
+    assert queue.ahead(mine, 10, {}) == Ahead(0, 0)
     _waiting(queue, 100, _arrival(client="other", priority=5))
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 100
-    _waiting(queue, 20, _arrival(client="me"))
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 120
-    _waiting(queue, 500, _arrival(client="greedy"))
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {}) == 120 + 30
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {"greedy": 2}) == 120 + 60
-    assert queue.tokens_ahead(_arrival(client="me"), 10, {"me": 3}) == 120 + 10
+    assert queue.ahead(mine, 10, {}) == Ahead(1, 100)
+    _waiting(queue, 20, mine)
+    assert queue.ahead(mine, 10, {}) == Ahead(2, 120)
+    for _ in range(5):
+        _waiting(queue, 100, _arrival(client="greedy"))
+    assert queue.ahead(mine, 10, {}) == Ahead(2 + 2, 120 + 30)
+    assert queue.ahead(mine, 10, {"greedy": 2}) == Ahead(2 + 4, 120 + 60)
+    assert queue.ahead(mine, 10, {"me": 4}) == Ahead(2 + 0.5, 120 + 7.5)
+
+
+def _pace() -> Pace:
+    return Pace(LIMITS)
 
 
 def test_nothing_measured_takes_no_time() -> None:
-    assert Pace(64).seconds(Work(prompt_tokens=10_000, sure_tokens=500), now=0) == 0
+    assert _pace().seconds(Work(prompt_tokens=10_000, sure_tokens=500), Ahead(100, 10_000), now=0) == 0
 
 
 def test_prompts_take_full_steps_and_what_is_left_a_smaller_one() -> None:
-    pace = Pace(64)
-    pace.learn(_step(64, 0.5), now=0)
-    assert pace.seconds(Work(prompt_tokens=640), now=0) == 10 * 0.5
-    assert pace.seconds(Work(prompt_tokens=650), now=0) == 10 * 0.5, "no step so small is known"
-    pace.learn(_step(8, 0.1), now=0)
-    assert pace.seconds(Work(prompt_tokens=650), now=0) == pytest.approx(10 * 0.5 + 0.1)
-    assert pace.seconds(Work(prompt_tokens=7), now=0) == 0, "smaller than any known step"
+    pace = _pace()
+    pace.learn(_step(64, 0.5), ended=0, now=0)
+    assert pace.seconds(Work(600), Ahead(1, 40), now=0) == 10 * 0.5
+    assert pace.seconds(Work(650), Ahead(), now=0) == 10 * 0.5, "no step so small is known"
+    pace.learn(_step(8, 0.1), ended=0, now=0)
+    assert pace.seconds(Work(650), Ahead(), now=0) == pytest.approx(10 * 0.5 + 0.1)
+    assert pace.seconds(Work(7), Ahead(), now=0) == 0, "smaller than any known step"
 
 
-def test_sure_tokens_take_a_step_each_as_slow_as_those_of_what_runs() -> None:
-    pace = Pace(64)
-    pace.learn(_step(1, 0.01), now=0)
-    assert pace.seconds(Work(prompt_tokens=1, sure_tokens=11), now=0) == pytest.approx(0.11)
-    pace.learn(_step(16, 0.05, running=15), now=0)
-    assert pace.seconds(Work(prompt_tokens=1, sure_tokens=11), now=0) == pytest.approx(0.01 + 0.5)
+def test_sure_tokens_take_a_step_each_as_slow_as_those_of_so_many_sequences() -> None:
+    pace = _pace()
+    pace.learn(_step(1, 0.01), ended=0, now=0)
+    assert pace.seconds(Work(1, sure_tokens=11), Ahead(), now=0) == pytest.approx(0.11)
+    pace.learn(_step(60, 0.05, batch_sequences=2, running=1), ended=0, now=0)
+    assert pace.seconds(Work(1, sure_tokens=11), Ahead(), now=0) == pytest.approx(0.01 + 0.5)
 
 
 def test_one_slow_step_among_many_does_not_count_and_old_ones_are_forgotten() -> None:
-    pace = Pace(64)
+    pace = _pace()
     for index in range(9):
-        pace.learn(_step(64, 100.0 if index == 4 else 0.5), now=0)
-    assert pace.seconds(Work(prompt_tokens=64), now=60) == 0.5
-    assert pace.seconds(Work(prompt_tokens=64), now=60.1) == 0
+        pace.learn(_step(64, 100.0 if index == 4 else 0.5), ended=0, now=0)
+    assert pace.seconds(Work(64), Ahead(), now=60) == 0.5
+    assert pace.seconds(Work(64), Ahead(), now=60.1) == 0
 
 
 def test_prompt_tokens_found_in_the_prefix_cache_of_late_take_no_time() -> None:
-    pace = Pace(64)
-    pace.learn(_step(64, 0.5, prompt_tokens_looked_up=1000, prompt_tokens_cached=900), now=0)
-    assert pace.seconds(Work(prompt_tokens=6400), now=0) == pytest.approx(10 * 0.5)
+    pace = _pace()
+    pace.learn(_step(64, 0.5, prompt_tokens_looked_up=1000, prompt_tokens_cached=900), ended=0, now=0)
+    assert pace.seconds(Work(6400), Ahead(), now=0) == pytest.approx(10 * 0.5)
+
+
+def test_where_all_slots_are_taken_as_many_must_end_as_they_did_at_their_fastest() -> None:
+    pace = _pace()
+    for now in (0.0, 5.0, 6.0, 8.0, 20.0):
+        pace.learn(_step(0, 0, running=LIMITS.max_sequences), ended=1, now=now)
+    assert pace.seconds(Work(1), Ahead(), now=20) == 1.0, "one end: from 5 to 6"
+    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == 3.0, "two: from 5 to 8"
+    assert pace.seconds(Work(1), Ahead(requests=4), now=20) == 0, "so many ends were not seen"
+    assert pace.seconds(Work(1, needs_free_slot=False), Ahead(requests=1), now=20) == 0
+    pace.learn(_step(0, 0, running=LIMITS.max_sequences - 2), ended=0, now=20)
+    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == 0, "there are slots"

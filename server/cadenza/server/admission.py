@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from cadenza.server.errors import QueueFullError
+from cadenza.server.pace import Ahead
 
 _RECENT_ENDS = 64
 _RETRY_SECONDS = (0.1, 30.0)
@@ -50,6 +51,14 @@ class Place:
     """Whether its request was submitted and waits on, after its prompt was read."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Share:
+    """What waits of one priority and client, prompts read."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
 class AdmissionQueue:
     """Counts the places that are taken. One alone may exceed tokens and bytes: it waits for nobody."""
 
@@ -57,8 +66,9 @@ class AdmissionQueue:
         self._limits = limits
         self._places: set[Place] = set()
         self._bytes = 0
-        self._tokens: collections.Counter[tuple[int, str]] = collections.Counter()
-        """Prompt tokens by priority and client."""
+        self._tokens = 0
+        self._shares: dict[tuple[int, str], _Share] = collections.defaultdict(_Share)
+        """By priority and client."""
         self._recent_ends: collections.deque[float] = collections.deque(maxlen=_RECENT_ENDS)
 
     def __len__(self) -> int:
@@ -71,8 +81,8 @@ class AdmissionQueue:
             raise self._full(f"{requests} requests wait already, the most that may", now)
         if requests and size > self._limits.bytes:
             raise self._full(f"with this request {size} bytes would wait, and {self._limits.bytes} may", now)
-        if self._tokens.total() >= self._limits.prompt_tokens:
-            raise self._full(f"{self._tokens.total()} prompt tokens wait already, the most that may", now)
+        if self._tokens >= self._limits.prompt_tokens:
+            raise self._full(f"{self._tokens} prompt tokens wait already, the most that may", now)
         place = Place(arrival)
         self._places.add(place)
         self._bytes += arrival.size
@@ -80,14 +90,17 @@ class AdmissionQueue:
 
     def fill(self, place: Place, prompt_tokens: int, now: float) -> None:
         """Says how long the place's prompt is. Raises QueueFullError; the place stays taken."""
-        tokens = self._tokens.total() + prompt_tokens
+        tokens = self._tokens + prompt_tokens
         if len(self._places) > 1 and tokens > self._limits.prompt_tokens:
             raise self._full(
                 f"with this prompt {tokens} prompt tokens would wait, and {self._limits.prompt_tokens} may",
                 now,
             )
         place.prompt_tokens = prompt_tokens
-        self._tokens[_share(place)] += prompt_tokens
+        self._tokens += prompt_tokens
+        share = self._shares[place.arrival.priority, place.arrival.client]
+        share.requests += 1
+        share.tokens += prompt_tokens
 
     def leave(self, place: Place) -> None:
         """Gives the place back; a second time does nothing."""
@@ -95,29 +108,35 @@ class AdmissionQueue:
             return
         self._places.remove(place)
         self._bytes -= place.arrival.size
-        self._tokens[_share(place)] -= place.prompt_tokens
-        if not self._tokens[_share(place)]:
-            del self._tokens[_share(place)]
+        if place.prompt_tokens:
+            key = place.arrival.priority, place.arrival.client
+            self._tokens -= place.prompt_tokens
+            self._shares[key].requests -= 1
+            self._shares[key].tokens -= place.prompt_tokens
+            if not self._shares[key].requests:
+                del self._shares[key]
 
     def ended(self, now: float) -> None:
         """A request that was once in the queue has ended: the pace that RetryInfo is made of."""
         self._recent_ends.append(now)
 
-    def tokens_ahead(self, arrival: Arrival, prompt_tokens: int, weights: Mapping[str, float]) -> float:
-        """Waiting prompt tokens that are computed before those of a prompt of this length, or beside them.
+    def ahead(self, arrival: Arrival, prompt_tokens: int, weights: Mapping[str, float]) -> Ahead:
+        """What waits and is computed before a request with so long a prompt, or beside it.
 
         All of higher priority and the client's own of the same; of every other client of the same priority as
-        many as its fair share allows in that time, in proportion to the `weights` (1 where there is none).
+        much as its fair share allows in that time, in proportion to the `weights` (1 where there is none).
         """
-        own = self._tokens[arrival.priority, arrival.client] + prompt_tokens
+        own = self._shares.get((arrival.priority, arrival.client), _Share())
+        requests, tokens = float(own.requests), float(own.tokens)
         own_weight = weights.get(arrival.client, 1.0)
-        ahead = float(own - prompt_tokens)
-        for (priority, client), tokens in self._tokens.items():
+        for (priority, client), share in self._shares.items():
             if priority > arrival.priority:
-                ahead += tokens
+                requests, tokens = requests + share.requests, tokens + share.tokens
             elif priority == arrival.priority and client != arrival.client:
-                ahead += min(tokens, own * weights.get(client, 1.0) / own_weight)
-        return ahead
+                ratio = weights.get(client, 1.0) / own_weight
+                requests += min(share.requests, (own.requests + 1) * ratio)
+                tokens += min(share.tokens, (own.tokens + prompt_tokens) * ratio)
+        return Ahead(requests, tokens)
 
     def _full(self, what: str, now: float) -> QueueFullError:
         return QueueFullError(f"{what}; try again later", self._retry_after(now))
@@ -129,7 +148,3 @@ class AdmissionQueue:
         per_request = (now - self._recent_ends[0]) / len(self._recent_ends)
         least, most = _RETRY_SECONDS
         return min(most, max(least, per_request * math.ceil(len(self._places) / 2)))
-
-
-def _share(place: Place) -> tuple[int, str]:
-    return place.arrival.priority, place.arrival.client

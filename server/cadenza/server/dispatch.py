@@ -75,9 +75,11 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._queue = AdmissionQueue(limits)
-        self._pace = Pace(runner.limits.max_step_tokens)
+        self._pace = Pace(runner.limits)
         self._streams: dict[str, Stream] = {}
         self._waiting: dict[str, Place] = {}
+        self._running: dict[str, int] = {}
+        """Priorities of requests whose first step has begun."""
         self._keys = itertools.count()
         self._draining = False
         self._on_failure = on_failure
@@ -96,7 +98,7 @@ class Dispatcher:
         Raises what `submit` does, as far as it can be known already: a refusal costs no tokenizing then.
         """
         self._check_open(arrival)
-        self._check_deadline(arrival, prompt_tokens=1, sequences=1, sure_tokens=1)
+        self._check_deadline(arrival, prompt_tokens=1, n=1, sure_tokens=1)
         place = self._queue.enter(arrival, self._clock())
         try:
             yield place
@@ -169,12 +171,15 @@ class Dispatcher:
         if arrival.deadline <= self._clock():
             raise DeadlineExceededError
 
-    def _check_deadline(self, arrival: Arrival, prompt_tokens: int, sequences: int, sure_tokens: int) -> None:
+    def _check_deadline(self, arrival: Arrival, prompt_tokens: int, n: int, sure_tokens: int) -> None:
         if math.isinf(arrival.deadline):
             return
         now = self._clock()
-        ahead = self._queue.tokens_ahead(arrival, prompt_tokens, self._client_weights)
-        seconds = self._pace.seconds(Work(ahead + prompt_tokens, sequences, sure_tokens), now)
+        passes = any(priority < arrival.priority for priority in self._running.values())
+        work = Work(prompt_tokens, n, sure_tokens, needs_free_slot=not passes)
+        seconds = self._pace.seconds(
+            work, self._queue.ahead(arrival, prompt_tokens, self._client_weights), now
+        )
         if now + seconds > arrival.deadline:
             raise DeadlineUnreachableError(seconds, arrival.deadline - now)
 
@@ -204,21 +209,23 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._deliver, report, self._clock())
 
     def _deliver(self, report: StepReport, now: float) -> None:
-        self._pace.learn(report, now)
-        generated = 0
+        generated = ended = 0
         intervals: dict[float, int] = {}
         for event in report.events:
             stream = self._streams.get(event.request_id)
             if not isinstance(event, Progress):
+                ended += isinstance(event, Cancelled | Failed) and event.request_id in self._running
                 self._change(event, stream, now)
                 continue
             generated += len(event.token_ids)
+            ended += event.finish_reason is not None
             if stream is not None:
                 if event.token_ids:
                     _count_interval(stream, event.choice, now, intervals)
                 if event.finish_reason is not None:
                     self._metrics.choice_finished(event.finish_reason)
                 stream.push(event)
+        self._pace.learn(report, ended, now)
         self._metrics.step(report, generated, intervals)
 
     def _change(
@@ -232,7 +239,10 @@ class Dispatcher:
             self._queue.leave(place)
             self._metrics.waiting(len(self._waiting))
         if not isinstance(event, Admitted):
+            self._running.pop(event.request_id, None)
             self._queue.ended(now)
+        elif place is not None:
+            self._running[event.request_id] = place.arrival.priority
 
     def _end(self, event: Finished | Cancelled | Failed, stream: Stream) -> None:
         match event:
