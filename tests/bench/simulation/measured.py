@@ -112,7 +112,9 @@ def fit(steps: Iterable[tuple[StepShape, float]]) -> Fit:
     kept = seconds < _FAR_OFF * (features @ first)
     coefficients = _least_squares(features[kept], seconds[kept])
     alone = [t for s, t in pairs if s.decode_rows == 1 and not s.prefill_rows and s.positions < 200]
-    cost = CostModel(*coefficients.tolist(), float(np.median(alone)) if alone else 0.0)
+    fixed, decode_row, prefill_row, position = coefficients.tolist()
+    floor = float(np.median(alone)) if alone else 0.0
+    cost = CostModel(fixed, decode_row, prefill_row, position, floor)
     estimates = np.array([cost.seconds(shape) for shape, _ in pairs])
     errors = np.abs(estimates / seconds - 1)
     return Fit(
