@@ -177,7 +177,7 @@ def assert_answer(harness: Harness, name: str, arrival: Arrival) -> None:
         assert end.cached_prompt_tokens == 0 or arrival.cache_prompt
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ARRIVALS, min_size=1, max_size=10), WORLDS)
 def test_every_request_ends_once_with_its_own_tokens_and_no_block_is_lost(
     arrivals: list[Arrival], world: World

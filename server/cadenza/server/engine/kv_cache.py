@@ -64,26 +64,21 @@ class KVCache:
         self,
         sequence: Sequence,
         found: ReadOnlyList[int],
-        promised: int,
         released: Iterable[Sequence] = (),
     ) -> bool:
         """Whether the sequence could hold all its tokens, beginning with the blocks of `find`.
 
-        `promised` blocks must be left over; the blocks of `released` count as given back.
+        The blocks of `released` count as given back.
         """
         given_back = collections.Counter(block for other in released for block in other.block_table)
         free = self._pool.num_free + self._left_free(given_back, given_back)
-        need = self._missing(sequence, len(sequence.token_ids)) - len(found) + promised
+        need = self._missing(sequence, len(sequence.token_ids)) - len(found)
         return need <= free - self._left_free(found, given_back)
 
     def releasable(self, sequences: Iterable[Sequence]) -> bool:
         """Whether releasing all of the sequences would free a block."""
         held = collections.Counter(block for sequence in sequences for block in sequence.block_table)
         return self._left_free(held, held) > 0
-
-    def promised(self, sequence: Sequence) -> int:
-        """Blocks that the sequence's tokens still have to find."""
-        return max(0, self._missing(sequence, len(sequence.token_ids)))
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Lets the sequence write the tokens from num_computed on, up to its first `num_tokens`.

@@ -147,7 +147,11 @@ class Scheduler:
         return sorted(holders, key=lambda holder: holder.rank, reverse=True)
 
     def _admit(self, budget: int, preempted: list[Sequence], now: float) -> list[Advance]:
-        """Starts waiting sequences, in order, each only where all its tokens will find room."""
+        """Starts waiting sequences, in order, each only where all its tokens find room.
+
+        What is left of the budget is left because no running prefill has tokens to compute, so none of them
+        still has to find blocks for its prompt.
+        """
         advances: list[Advance] = []
         while budget > 0 and self._has_turn():
             sequence = self.waiting.first(now)
@@ -191,21 +195,12 @@ class Scheduler:
                 return None
             victims.append(lower.pop(0))
         others = (other for other in [*self._holders(), *lower] if other is not candidate)
-        while not self._fits(candidate, found, victims):
+        while not self._kv_cache.fits(candidate, found, victims):
             victim = next(others, None)
             if victim is None:
                 return None
             victims.append(victim)
         return victims
-
-    def _fits(self, candidate: Sequence, found: list[int], victims: list[Sequence]) -> bool:
-        """Whether there is room for all tokens of the candidate and of the prefills that run already."""
-        promised = sum(
-            self._kv_cache.promised(sequence)
-            for sequence in self.running
-            if sequence.num_pending > 1 and sequence not in victims
-        )
-        return self._kv_cache.fits(candidate, found, promised, victims)
 
 
 def _may_be_preempted(running: Sequence, priority: int) -> bool:
