@@ -51,13 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the overload's window")
     parser.add_argument("--peak-seconds", type=float, default=30.0, help="length of the peak's window")
-    parser.add_argument("--deadline", type=float, default=15.0, help="of each request, seconds")
+    parser.add_argument(
+        "--patience", type=float, default=3.0, help="each deadline, by the median latency at the peak"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     with serve({"model": ARTIFACTS["int8"]}, "--cache-dir", str(CACHE / "server")) as server:
         before = _peak(server.target, options.peak_seconds)
         rate = OVERLOAD * before.goodput
-        overload = _overload(server.target, rate, options)
+        if before.latency is None:
+            raise SystemExit(f"nothing finished in the closed loop: {before.endings}")
+        deadline = options.patience * before.latency.p50
+        flags = ("--rate", str(rate), "--deadline", str(deadline))
+        overload = _run(server.target, options.seconds, *flags)
         after = _peak(server.target, options.peak_seconds)
     console.print(
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}; "
@@ -70,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     share = overload.goodput / peak
     console.print(
-        f"overload: {rate:.0f} requests/s for {options.seconds:.0f} s, deadline {options.deadline:.0f} s: "
+        f"overload: {rate:.0f} requests/s for {options.seconds:.0f} s, deadline {deadline:.1f} s: "
         f"{overload.endings}\ngoodput {overload.goodput:.2f} requests/s = {share:.2f} of the peak (at least "
         f"{LEAST_SHARE} wanted), latency {_text(overload.latency)}\n"
         f"refusals {_text(overload.refusals)} (p99 below {1000 * MOST_REFUSAL_SECONDS:.0f} ms wanted)"
@@ -81,10 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _peak(target: str, seconds: float) -> Outcome:
     return _run(target, seconds, "--concurrency", str(CONCURRENCY))
-
-
-def _overload(target: str, rate: float, options: argparse.Namespace) -> Outcome:
-    return _run(target, options.seconds, "--rate", str(rate), "--deadline", str(options.deadline))
 
 
 def _run(target: str, seconds: float, *flags: str) -> Outcome:

@@ -128,13 +128,18 @@ def test_prompt_tokens_found_in_the_prefix_cache_of_late_take_no_time() -> None:
     assert pace.seconds(Work(6400), Ahead(), now=0) == pytest.approx(10 * 0.5)
 
 
-def test_where_all_slots_are_taken_as_many_must_end_as_they_did_at_their_fastest() -> None:
+def test_where_all_slots_are_taken_each_takes_the_mean_time_of_an_end_and_some_to_spare() -> None:
     pace = _pace()
-    for now in (0.0, 5.0, 6.0, 8.0, 20.0):
-        pace.learn(_step(0, 0, running=LIMITS.max_sequences), ended=1, now=now)
-    assert pace.seconds(Work(1), Ahead(), now=20) == 1.0, "one end: from 5 to 6"
-    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == 3.0, "two: from 5 to 8"
-    assert pace.seconds(Work(1), Ahead(requests=4), now=20) == 0, "so many ends were not seen"
-    assert pace.seconds(Work(1, needs_free_slot=False), Ahead(requests=1), now=20) == 0
-    pace.learn(_step(0, 0, running=LIMITS.max_sequences - 2), ended=0, now=20)
-    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == 0, "there are slots"
+    full = LIMITS.max_sequences
+    pace.learn(_step(0, 0, running=full), ended=3, now=10)
+    assert pace.seconds(Work(1), Ahead(5), now=10) == 0, "no time has passed with all slots taken"
+    pace.learn(_step(0, 0, running=full), ended=0, now=18)
+    pace.learn(_step(0, 0, running=full - 1), ended=4, now=20)
+    pace.learn(_step(0, 0, running=full), ended=1, now=50)
+    # From 10 to 20 all slots were taken, and 4 sequences ended: 2.5 s each. From 20 to 50 one was free.
+    assert pace.seconds(Work(1), Ahead(), now=50) == pytest.approx(1.15 * 2.5)
+    assert pace.seconds(Work(1), Ahead(requests=3), now=50) == pytest.approx(1.15 * 4 * 2.5)
+    assert pace.seconds(Work(1, needs_free_slot=False), Ahead(requests=3), now=50) == 0
+    assert pace.seconds(Work(1), Ahead(), now=81) == 0, "it is too long ago"
+    pace.learn(_step(0, 0, running=full - 2), ended=0, now=50)
+    assert pace.seconds(Work(1), Ahead(requests=1), now=50) == 0, "there are slots"

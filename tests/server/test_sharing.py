@@ -131,3 +131,22 @@ async def test_a_deadline_that_what_waits_makes_unreachable_is_refused_unless_pr
         runner.allow()
         assert await waiting == "rstuv"
         await asyncio.gather(running, *long)
+
+
+async def test_what_waits_is_told_without_a_step_that_it_can_no_longer_be_in_time(artifact: Path) -> None:
+    clock, runner = HandClock(), ScriptedRunner(limits=ONE_AT_A_TIME)
+    async with live_server(artifact, runner, clock) as live:
+        runner.hold()
+        running = asyncio.ensure_future(live.text("a", max_tokens=20, priority=1))
+        await live.begun(1)
+        sure = create("k", max_tokens=10, ignore_eos=True)
+        waiting = asyncio.ensure_future(answer(live.stub.CreateCompletion(sure, timeout=30)))
+        await live.until("cadenza_num_requests_waiting", 2)
+        clock.now += 4
+        runner.allow(1)
+        # A step took 4 s: 9 more tokens would take 36 s, and 26 s are left.
+        assert await waiting == "DEADLINE_UNREACHABLE"
+        runner.allow()
+        await running
+        await live.until("cadenza_num_requests_waiting", 0)
+        assert _prompts(runner) == "a"

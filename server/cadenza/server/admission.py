@@ -47,6 +47,8 @@ class Place:
     arrival: Arrival
     prompt_tokens: int = 0
     """0 while the prompt is being read."""
+    sure_tokens: int = 1
+    """Tokens per sequence that its request certainly generates."""
     kept: bool = False
     """Whether its request was submitted and waits on, after its prompt was read."""
 

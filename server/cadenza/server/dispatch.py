@@ -115,7 +115,8 @@ class Dispatcher:
         """
         prompt_tokens = len(request.prompt_token_ids)
         self._check_open(place.arrival)
-        self._check_deadline(place.arrival, prompt_tokens, request.n, _sure_tokens(request))
+        place.sure_tokens = _sure_tokens(request)
+        self._check_deadline(place.arrival, prompt_tokens, request.n, place.sure_tokens)
         self._queue.fill(place, prompt_tokens, self._clock())
         place.kept = True
         key = f"{next(self._keys)}-{request.request_id}"
@@ -227,6 +228,17 @@ class Dispatcher:
                 stream.push(event)
         self._pace.learn(report, ended, now)
         self._metrics.step(report, generated, intervals)
+        self._give_up_waiting(now)
+
+    def _give_up_waiting(self, now: float) -> None:
+        """Ends what waits and could not be done in time if its first step came now: others get its place."""
+        token_seconds = self._pace.token_seconds(1, now)
+        for key, place in self._waiting.items():
+            seconds, left = (place.sure_tokens - 1) * token_seconds, place.arrival.deadline - now
+            if seconds > left and (stream := self._streams.pop(key, None)) is not None:
+                stream.end(DeadlineUnreachableError(seconds, left))
+                self._engine.commands.put(Cancel(key))
+                self._metrics.cancelled("queue", "deadline")
 
     def _change(
         self, event: Admitted | Finished | Cancelled | Failed, stream: Stream | None, now: float

@@ -1,8 +1,8 @@
 """How fast the engine has been of late, and what a request takes at that speed: for admission by deadline.
 
-The estimate leans low, because a request refused wrongly is worse than one that runs out of time: what has
-not been measured costs nothing, steps are as large as they can be, and slots come free as fast as they ever
-did of late.
+The estimate leans low where nothing waits, because a request refused wrongly is worse than one that runs out
+of time: what has not been measured costs nothing, and steps are as large as they can be. Where all slots are
+taken it leans high: others want the slot too, and one who gets it and is not done in time has wasted it.
 """
 
 import collections
@@ -18,7 +18,9 @@ _REMEMBERED_STEPS = 32
 _REMEMBERED_SECONDS = 60.0
 """Older measurements count no more, so a slow minute does not refuse requests for ever."""
 _REMEMBERED_LOOKUPS = 64
-_REMEMBERED_ENDS = 256
+_REMEMBERED_FULL_STEPS = 8192
+_SPARE = 1.15
+"""A request that has to wait for a slot needs so many times the estimate until its deadline."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,35 +50,42 @@ class Pace:
         self._limits = limits
         self._by_tokens = _StepTimes()
         self._by_sequences = _StepTimes()
-        self._ends: collections.deque[float] = collections.deque(maxlen=_REMEMBERED_ENDS)
+        self._turnover = _Turnover()
+        self._learned_at = 0.0
         self._lookups: collections.deque[tuple[int, int]] = collections.deque(maxlen=_REMEMBERED_LOOKUPS)
         """Prompt tokens looked up in the prefix cache, and found."""
         self._running = 0
 
     def learn(self, report: StepReport, ended: int, now: float) -> None:
         """Takes in one step, in which so many sequences ended."""
+        if self._running >= self._limits.max_sequences:
+            self._turnover.add(now - self._learned_at, ended, now)
         self._running = report.running
+        self._learned_at = now
         if report.batch_tokens:
             self._by_tokens.add(report.batch_tokens, report.duration, now)
             self._by_sequences.add(report.batch_sequences, report.duration, now)
         if report.prompt_tokens_looked_up:
             self._lookups.append((report.prompt_tokens_looked_up, report.prompt_tokens_cached))
-        self._ends.extend([now] * ended)
 
     def seconds(self, work: Work, ahead: Ahead, now: float) -> float:
-        """What the work takes at least, from now to its last sure token.
+        """What the work takes, from now to its last sure token.
 
-        First the prompts ahead and its own in full steps, or the wait for a slot and its own prompt,
-        whichever is longer; then a step per further token, as slow as those of as many sequences as run now,
-        its own among them.
+        The prompts ahead and its own in full steps, then a step per further token, as slow as those of as
+        many sequences as run now, its own among them. Where that is longer: the wait for a slot, its own
+        prompt and its tokens, with something to spare.
         """
-        prompts = self._prefill(ahead.prompt_tokens + work.prompt_tokens, now)
-        if work.needs_free_slot:
-            slots = self._running + ahead.requests + work.sequences - self._limits.max_sequences
-            prompts = max(prompts, self._wait_for_ends(slots, now) + self._prefill(work.prompt_tokens, now))
-        return prompts + (work.sure_tokens - 1) * self._by_sequences.median(
-            self._running + work.sequences, now
-        )
+        decode = (work.sure_tokens - 1) * self.token_seconds(work.sequences, now)
+        soonest = self._prefill(ahead.prompt_tokens + work.prompt_tokens, now) + decode
+        slots = self._running + ahead.requests + work.sequences - self._limits.max_sequences
+        if slots <= 0 or not work.needs_free_slot:
+            return soonest
+        own = self._prefill(work.prompt_tokens, now) + decode
+        return max(soonest, _SPARE * (slots * self._turnover.seconds_per_end(now) + own))
+
+    def token_seconds(self, sequences: int, now: float) -> float:
+        """A step in which so many more sequences generate."""
+        return self._by_sequences.median(self._running + sequences, now)
 
     def _prefill(self, prompt_tokens: float, now: float) -> float:
         """Prompt tokens count by the share of them that the prefix cache did not have of late."""
@@ -87,13 +96,34 @@ class Pace:
         whole = full * self._by_tokens.median(self._limits.max_step_tokens, now)
         return whole + self._by_tokens.median(rest, now)
 
-    def _wait_for_ends(self, count: float, now: float) -> float:
-        """The shortest time in which so many sequences in a row ended of late; 0 where too few have."""
-        ends = [end for end in self._ends if now - end <= _REMEMBERED_SECONDS]
-        span = math.floor(count)
-        if span < 1 or span >= len(ends):
-            return 0.0
-        return min(last - first for first, last in zip(ends, ends[span:], strict=False))
+
+class _Turnover:
+    """How fast sequences end while all slots are taken."""
+
+    def __init__(self) -> None:
+        self._steps: collections.deque[tuple[float, float, int]] = collections.deque()
+        """When, how long, and how many ended."""
+        self._seconds = 0.0
+        self._ended = 0
+
+    def add(self, seconds: float, ended: int, now: float) -> None:
+        self._steps.append((now, seconds, ended))
+        self._seconds += seconds
+        self._ended += ended
+        self._forget(now)
+
+    def seconds_per_end(self, now: float) -> float:
+        """Mean of what is remembered; 0 where none has ended."""
+        self._forget(now)
+        return self._seconds / self._ended if self._ended else 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._steps and (
+            now - self._steps[0][0] > _REMEMBERED_SECONDS or len(self._steps) > _REMEMBERED_FULL_STEPS
+        ):
+            _, seconds, ended = self._steps.popleft()
+            self._seconds -= seconds
+            self._ended -= ended
 
 
 class _StepTimes:
