@@ -220,7 +220,10 @@ def test_answers_are_the_same_in_any_order_of_arrival_under_memory_pressure(
     options = EngineOptions(prefix_cache=prefix_cache, mixed_prefill_tokens=40)
     serving = Serving(small_runner, token_bytes, options)
     found = serving.serve(arrivals(requests, seed))
-    print(f"{len(serving.reports)} steps, {serving.preemptions} preemptions, {serving.cached_tokens} prompt tokens from the cache")
+    print(
+        f"{len(serving.reports)} steps, {serving.preemptions} preemptions, "
+        f"{serving.cached_tokens} prompt tokens from the cache"
+    )
     assert serving.preemptions > 0
     assert (serving.cached_tokens > 0) == prefix_cache
     differing = [key for key in alone if found.get(key) != alone[key]]
