@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -14,9 +13,6 @@ from types import FrameType
 from typing import TextIO
 
 from cadenza.export.errors import ExportError
-
-_M_MMAP_THRESHOLD = -3
-_OWN_MAPPING_BYTES = 1 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,12 +114,13 @@ def _export(options: argparse.Namespace, stderr: TextIO) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from cadenza.export import memory
     from cadenza.export.artifact import size
     from cadenza.export.exporter import export
     from cadenza.export.model import Precision
 
     started = time.perf_counter()
-    _give_memory_back()
+    memory.return_large_arrays()
     output = Path(options.output).absolute()
     with Progress(console=Console(file=stderr), disable=not stderr.isatty(), transient=True) as progress:
         notes = export(
@@ -141,17 +138,6 @@ def _export(options: argparse.Namespace, stderr: TextIO) -> int:
     for note in notes:
         print(f"note: {note}", file=stderr)
     return 0
-
-
-def _give_memory_back() -> None:
-    """Has every large array returned to the system as soon as it is freed.
-
-    By default glibc keeps freed blocks of up to 32 MiB, for it raises its threshold as it goes: some hundred
-    MB in an export (mallopt(3), M_MMAP_THRESHOLD). Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 _SUBCOMMANDS = {

@@ -26,6 +26,9 @@ class LayerCache(NamedTuple):
 Cache = tuple[LayerCache, ...]
 """One LayerCache a layer."""
 
+ExtendLayer = Callable[[Layer, LayerCache, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, LayerCache]]
+"""`extend_layer` of some decoder: layer, its cache, hidden states, positions, visible."""
+
 Extend = Callable[[Cache, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Cache]]
 """`extend` of some decoder: cache, token ids, positions, visible -> hidden states, longer cache."""
 
@@ -52,10 +55,8 @@ def linear(weights: Affine[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
 
 def embed(weights: Weights, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     """Token ids and positions, both [R] -> hidden states float32 [R, hidden_size]."""
-    hidden = _float32("", tf.gather(weights.embedding, token_ids))
-    if weights.positions is None:
-        return hidden
-    return hidden + _float32("", tf.gather(weights.positions, positions))
+    hidden = _rows(weights.embedding, token_ids)
+    return hidden if weights.positions is None else hidden + _rows(weights.positions, positions)
 
 
 def attention_input(config: DecoderConfig, layer: Layer, hidden: tf.Tensor) -> tf.Tensor:
@@ -183,6 +184,7 @@ def extend(
     token_ids: tf.Tensor,
     positions: tf.Tensor,
     visible: tf.Tensor,
+    advance: ExtendLayer | None = None,
 ) -> tuple[tf.Tensor, Cache]:
     """Advances every sequence by the same number of tokens, prompt or generated alike.
 
@@ -193,20 +195,35 @@ def extend(
         token_ids: int32 [B, T].
         positions: int32 [B, T].
         visible: bool [B or 1, T, S + T], which positions of the cache to be each token sees.
+        advance: takes the hidden states through a layer; by default `extend_layer`.
 
     Returns:
         Hidden states before the final norm [B * T, hidden_size], and the cache of S + T positions.
     """
-    batch = tf.shape(token_ids)[0]
+    advance = advance or functools.partial(extend_layer, config)
     hidden = embed(weights, tf.reshape(token_ids, [-1]), tf.reshape(positions, [-1]))
     longer = []
-    for stored, before in zip(weights.layers, cache, strict=True):
-        layer = stored.map(_float32)
-        query, new = query_and_cache(config, attention_input(config, layer, hidden), positions, batch)
-        keys, values = tf.concat([before.keys, new.keys], 2), tf.concat([before.values, new.values], 2)
-        longer.append(LayerCache(keys, values))
-        hidden = after_attention(config, layer, hidden, attend(config, query, longer[-1], visible))
+    for layer, before in zip(weights.layers, cache, strict=True):
+        hidden, new = advance(layer, before, hidden, positions, visible)
+        longer.append(new)
     return hidden, tuple(longer)
+
+
+def extend_layer(
+    config: DecoderConfig,
+    stored: Layer,
+    before: LayerCache,
+    hidden: tf.Tensor,
+    positions: tf.Tensor,
+    visible: tf.Tensor,
+) -> tuple[tf.Tensor, LayerCache]:
+    """One layer of `extend`: hidden states [B * T, hidden_size] to the same, and the layer's longer cache."""
+    layer = stored.map(_float32)
+    batch = tf.shape(positions)[0]
+    query, new = query_and_cache(config, attention_input(config, layer, hidden), positions, batch)
+    keys, values = tf.concat([before.keys, new.keys], 2), tf.concat([before.values, new.values], 2)
+    cache = LayerCache(keys, values)
+    return after_attention(config, layer, hidden, attend(config, query, cache, visible)), cache
 
 
 def head(config: DecoderConfig, weights: Weights, hidden: tf.Tensor) -> tf.Tensor:
@@ -226,6 +243,11 @@ def logits(
     everywhere = tf.tile(positions[None], [batch, 1])
     hidden, _ = advance(empty_cache(config, batch), token_ids, everywhere, visible)
     return tf.reshape(head(config, weights, hidden), [batch, length, config.vocabulary_size])
+
+
+def _rows(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Rows of a table that may be a variable: read whole, as a sparse read makes later dense reads copy."""
+    return tf.cast(tf.gather(tf.convert_to_tensor(table), indices), tf.float32)
 
 
 def _float32(_name: str, weight: tf.Tensor) -> tf.Tensor:

@@ -4,12 +4,11 @@ Everything that can be refused without weights is refused before TensorFlow is i
 """
 
 import dataclasses
-import gc
 from pathlib import Path
 
 from rich.progress import Progress
 
-from cadenza.export import artifact
+from cadenza.export import artifact, memory
 from cadenza.export.calibration import calibration_tokens
 from cadenza.export.errors import SourceError
 from cadenza.export.families import blueprint as read_blueprint
@@ -78,7 +77,7 @@ def _write(opened: Export, folder: Path, precision: Precision, progress: Progres
     extra = folder / artifact.EXTRA
     (extra / "cpu").mkdir(parents=True)
     description, golden = _write_programs(opened, folder, precision, progress)
-    gc.collect()  # the decoder's functions are cycles that hold all weights
+    memory.release()
     add_cpu_digests(golden, description.decoder, extra / "cpu", description.cpu)
     write_warmup_requests(model, extra)
     texts = {
@@ -103,14 +102,17 @@ def _write_programs(
     from cadenza.export.weights import write_cpu_program
 
     blueprint, files, cpu = opened.blueprint, opened.tokenizer, folder / artifact.EXTRA / "cpu"
+    memory.release()
     tokens = calibration_tokens(files.tokenizer_json, blueprint.config.max_context)
     written = write_cpu_program(blueprint, opened.source, cpu, precision, progress, tokens)
     sums = [artifact.sha256(file) for file in opened.source.files]
     description = manifest(blueprint, files, written.cpu, opened.source.name, sums)
+    memory.release()
     golden = golden_vectors(blueprint.config, written.weights, files)
     generator = Generator(blueprint.config, written.weights, files.eos_token_ids)
     bos = files.bos_token_id if files.add_bos_token else None
     tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
     pipeline = Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens)
+    memory.release()
     write_saved_model(pipeline, folder)
     return description, golden

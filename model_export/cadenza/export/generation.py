@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from cadenza.export import decoder, sampling
 from cadenza.export.decoder import Cache, LayerCache
-from cadenza.export.model import DecoderConfig, DecoderWeights
+from cadenza.export.model import DecoderConfig, DecoderWeights, LayerWeights
 from cadenza.export.sampling import SamplingInputs
 
 PREFILL_CHUNK = 256
 """Prompt tokens that go through the decoder at once, at most: it bounds the memory that attention takes."""
+
+_VISIBLE = tf.TensorSpec([None, None, None], tf.bool)
 
 State = tuple[tf.Tensor, ...]
 Named = Mapping[str, tf.Tensor]
@@ -44,6 +46,9 @@ class Generator(tf.Module):
         self._structure = weights
         self._tracked = list(weights.leaves())  # TensorFlow saves what attributes hold, not dataclasses
         self._end_token_ids = list(end_token_ids)
+        self._extend_layer = tf.function(
+            self._traced_layer, input_signature=self._layer_specification(), autograph=False
+        )
         self._extend = tf.function(self._traced, input_signature=self._specification(), autograph=False)
         row, whole = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.int32)
         chosen_by = SamplingInputs(
@@ -212,17 +217,50 @@ class Generator(tf.Module):
         visible: tf.Tensor,
     ) -> tuple[tf.Tensor, Cache]:
         """decoder.extend, once in the graph for all who call it."""
-        return decoder.extend(self._config, self._rebuilt(weights), cache, token_ids, positions, visible)
+        rebuilt = self._rebuilt(weights)
+        return decoder.extend(
+            self._config, rebuilt, cache, token_ids, positions, visible, self._through_layer
+        )
+
+    def _through_layer(
+        self,
+        layer: LayerWeights[tf.Tensor],
+        before: LayerCache,
+        hidden: tf.Tensor,
+        positions: tf.Tensor,
+        visible: tf.Tensor,
+    ) -> tuple[tf.Tensor, LayerCache]:
+        extended: tuple[tf.Tensor, LayerCache] = self._extend_layer(
+            _named(layer), before, hidden, positions, visible
+        )
+        return extended
+
+    def _traced_layer(
+        self,
+        weights: Named,
+        before: LayerCache,
+        hidden: tf.Tensor,
+        positions: tf.Tensor,
+        visible: tf.Tensor,
+    ) -> tuple[tf.Tensor, LayerCache]:
+        """decoder.extend_layer, once in the graph for all layers: their shapes are the same."""
+        layer = self._structure.layers[0].map(lambda name, _: weights[name])
+        return decoder.extend_layer(self._config, layer, before, hidden, positions, visible)
 
     def _specification(self) -> list[object]:
-        weights = {
-            name: tf.TensorSpec(variable.shape, tf.float32, name)
-            for name, variable in _named(self._structure).items()
-        }
-        shape = tf.TensorSpec([None, self._config.num_kv_heads, None, self._config.head_dim])
-        cache = (LayerCache(shape, shape),) * self._config.num_layers
+        cache = (self._cache_specification(),) * self._config.num_layers
         whole = tf.TensorSpec([None, None], tf.int32)
-        return [weights, cache, whole, whole, tf.TensorSpec([None, None, None], tf.bool)]
+        return [_float32_specification(self._structure), cache, whole, whole, _VISIBLE]
+
+    def _layer_specification(self) -> list[object]:
+        hidden = tf.TensorSpec([None, self._config.hidden_size])
+        positions = tf.TensorSpec([None, None], tf.int32)
+        weights = _float32_specification(self._structure.layers[0])
+        return [weights, self._cache_specification(), hidden, positions, _VISIBLE]
+
+    def _cache_specification(self) -> LayerCache:
+        shape = tf.TensorSpec([None, self._config.num_kv_heads, None, self._config.head_dim])
+        return LayerCache(shape, shape)
 
     def _float32(self) -> Named:
         """The weights by name, read (and widened) outside of all loops."""
@@ -244,9 +282,16 @@ class Generator(tf.Module):
         return tf.reduce_any(token_ids[:, None] == ends[None], axis=1)
 
 
-def _named(weights: DecoderWeights[tf.Variable]) -> dict[str, tf.Variable]:
-    """Every weight once, by the name that DecoderWeights.map gives it."""
-    named: dict[str, tf.Variable] = {}
+def _float32_specification(
+    weights: DecoderWeights[tf.Variable] | LayerWeights[tf.Variable],
+) -> Mapping[str, tf.TensorSpec]:
+    named = _named(weights).items()
+    return {name: tf.TensorSpec(variable.shape, tf.float32, name) for name, variable in named}
+
+
+def _named(weights: DecoderWeights[tf.Tensor] | LayerWeights[tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Every weight once, by the name that `map` gives it."""
+    named: dict[str, tf.Tensor] = {}
     weights.map(named.setdefault)
     return named
 
