@@ -24,8 +24,9 @@ from tests.bench.sampling import load
 from tests.bench.workload import SEED
 
 BUDGETS = (16, 24, 32, 48, 64, 128)
-_COLUMNS: dict[str, Callable[[Interference], float]] = {
+_ROWS: dict[str, Callable[[Interference], float]] = {
     "quiet ITL p50, ms": lambda run: 1000 * run.quiet_median,
+    "quiet p99 / quiet": lambda run: run.quiet(99) / run.quiet_median,
     "ITL p50, ms": lambda run: 1000 * run.loaded(50),
     "p99, ms": lambda run: 1000 * run.loaded(99),
     "p50 / quiet": lambda run: run.loaded(50) / run.quiet_median,
@@ -82,14 +83,15 @@ def _turns(budgets: Sequence[int], repeats: int) -> Iterable[int]:
 
 
 def _table(runs: dict[int, list[Interference]]) -> Table:
-    table = Table("budget", title=f"{STREAMS} streams while 2,000-token prompts arrive")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    table.add_column("p99 / quiet, least and most", justify="right")
-    for budget, found in runs.items():
-        row = [f"{statistics.median(map(value, found)):.2f}" for value in _COLUMNS.values()]
-        ratios = [_COLUMNS["p99 / quiet"](run) for run in found]
-        table.add_row(str(budget), *row, f"{min(ratios):.2f} - {max(ratios):.2f}")
+    table = Table("prefill budget, tokens", title=f"{STREAMS} streams while 2,000-token prompts arrive")
+    for budget in runs:
+        table.add_column(str(budget), justify="right")
+    for name, value in _ROWS.items():
+        medians = (statistics.median(map(value, found)) for found in runs.values())
+        table.add_row(name, *(f"{median:.2f}" for median in medians))
+    ratios = [[_ROWS["p99 / quiet"](run) for run in found] for found in runs.values()]
+    table.add_row("p99 / quiet, least", *(f"{min(of_budget):.2f}" for of_budget in ratios))
+    table.add_row("p99 / quiet, most", *(f"{max(of_budget):.2f}" for of_budget in ratios))
     return table
 
 

@@ -52,12 +52,13 @@ class Interference:
         """Of the gaps without long prompts."""
         return statistics.median(self.gaps(loaded=False))
 
+    def quiet(self, percent: int) -> float:
+        """A percentile, 50 or 99, of the gaps without long prompts."""
+        return _percentile(self.gaps(loaded=False), percent)
+
     def loaded(self, percent: int) -> float:
         """A percentile, 50 or 99, of the gaps beside long prompts."""
-        found = percentiles(self.gaps(loaded=True))
-        if found is None:
-            raise SystemExit("no stream had a token while long prompts were there")
-        return {50: found.p50, 99: found.p99}[percent]
+        return _percentile(self.gaps(loaded=True), percent)
 
     @property
     def long_ttfts(self) -> list[float]:
@@ -69,6 +70,13 @@ class Interference:
         """Tokens of long prompts per second, from the first one sent to the last one's first token."""
         begin, end = self.long_prompts[0][0], max(done for _, done in self.long_prompts)
         return len(self.long_prompts) * LONG_TOKENS / (end - begin)
+
+
+def _percentile(gaps: list[float], percent: int) -> float:
+    found = percentiles(gaps)
+    if found is None:
+        raise SystemExit("no stream had two tokens while it should")
+    return {50: found.p50, 99: found.p99}[percent]
 
 
 def in_process(runner: Runner, budget: int) -> Interference:

@@ -90,6 +90,30 @@ def test_decodes_go_first_and_bound_the_prefill_beside_them() -> None:
     assert harness.step() == [("a", 1), ("b", 1)]
 
 
+def test_beside_decodes_chunks_become_smaller_the_further_back_they_look() -> None:
+    harness = Harness(tokens=1024, mixed=512, blocks=1000)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("b", 1536)
+    # A chunk of n tokens from position p on has n * (1 + p / 512) = 512, rounded.
+    assert harness.step() == [("a", 1), ("b", 512)]
+    assert harness.step() == [("a", 1), ("b", 256)]
+    assert harness.step() == [("a", 1), ("b", 205)]
+    harness.end("a")
+    assert harness.step() == [("b", 1536 - 512 - 256 - 205)]
+
+
+def test_what_a_prompt_leaves_of_the_budget_the_next_one_gets() -> None:
+    harness = Harness(tokens=1024, mixed=512, blocks=1000)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("b", 512 + 128)
+    assert harness.step() == [("a", 1), ("b", 512)]
+    harness.add("c", 1000)
+    # 128 tokens behind 512 count twice: 256 of 512 are left.
+    assert harness.step() == [("a", 1), ("b", 128), ("c", 256)]
+
+
 def test_several_short_prompts_share_a_step() -> None:
     harness = Harness(tokens=8)
     for name in "abc":
