@@ -60,7 +60,10 @@ class Settings(BaseSettings):
         64 << 20, ge=1, description="most bytes of request messages that wait, per model"
     )
     mixed_prefill_tokens: int = Field(
-        128, ge=1, le=65536, description="most prompt tokens in a step that also generates"
+        16,
+        ge=1,
+        le=65536,
+        description="most prompt tokens in a step in which few streams generate: bounds how long they pause",
     )
     overdue_seconds: float = Field(
         30.0, gt=0, le=86400, description="a request that has waited so long goes before all others"

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 class EngineOptions:
     """Settings of an Engine. Raises ValueError where one is out of its range."""
 
-    mixed_prefill_tokens: int = 128
-    """Most prefill tokens of a step in which sequences decode too: bounds how long their streams pause."""
+    mixed_prefill_tokens: int = 16
+    """Most prefill tokens of a step in which few sequences decode too: bounds how long their streams pause.
+
+    Where many decode, the step may have PREFILL_TOKENS_PER_DECODE for each of them (scheduler.py).
+    """
     overdue_seconds: float = 30.0
     """What has waited longer than this goes before all priorities and shares, so that nothing starves."""
     prefix_cache: bool = True

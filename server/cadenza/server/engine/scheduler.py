@@ -23,6 +23,9 @@ from cadenza.server.engine.waiting import WaitingQueue
 POSITIONS_PER_TOKEN = 512
 """Attention to so many positions takes about as long as all else that a token needs; measured on SmolLM2."""
 
+PREFILL_TOKENS_PER_DECODE = 2
+"""Beside many decodes a step is long anyway: so many prefill tokens for each make it about twice as long."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -114,7 +117,8 @@ class Scheduler:
         preempted: list[Sequence] = []
         decodes = self._schedule_decodes(preempted, now)
         room = self._limits.max_step_tokens - len(decodes)
-        tokens = min(room, self._options.mixed_prefill_tokens) if decodes else room
+        mixed = max(self._options.mixed_prefill_tokens, PREFILL_TOKENS_PER_DECODE * len(decodes))
+        tokens = min(room, mixed) if decodes else room
         budget = _PrefillBudget(tokens, beside_decodes=bool(decodes))
         prefills = self._continue_prefills(budget, preempted, now)
         if not preempted:
