@@ -143,3 +143,21 @@ def test_where_all_slots_are_taken_each_takes_the_mean_time_of_an_end_and_some_t
     assert pace.seconds(Work(1), Ahead(), now=81) == 0, "it is too long ago"
     pace.learn(_step(0, 0, running=full - 2), ended=0, now=50)
     assert pace.seconds(Work(1), Ahead(requests=1), now=50) == 0, "there are slots"
+
+
+def test_slots_are_taken_too_where_one_is_free_and_others_wait_for_it() -> None:
+    pace = _pace()
+    pace.learn(_step(0, 0, running=LIMITS.max_sequences - 1, waiting=1), ended=1, now=10)
+    pace.learn(_step(0, 0, running=LIMITS.max_sequences), ended=1, now=12)
+    assert pace.seconds(Work(1), Ahead(), now=12) == pytest.approx(1.15 * 2)
+
+
+def test_beside_streams_prompts_take_as_long_as_they_did_while_others_waited() -> None:
+    pace = _pace()
+    pace.learn(_step(0, 0, running=1, waiting=1), ended=0, now=10)
+    pace.learn(_step(8, 0.5, batch_sequences=2, running=1), ended=0, now=13)
+    pace.learn(_step(8, 0.5, batch_sequences=2, running=1), ended=0, now=23)
+    # The step to 13, with one waiting, had 6 prompt tokens: 0.5 s each. In the next one nothing waited.
+    assert pace.seconds(Work(40), Ahead(0, 60), now=23) == pytest.approx(100 * 0.5)
+    pace.learn(_step(0, 0, running=0), ended=1, now=23)
+    assert pace.seconds(Work(4), Ahead(), now=23) == 0, "no stream runs, and no step so small is known"

@@ -18,7 +18,7 @@ _REMEMBERED_STEPS = 32
 _REMEMBERED_SECONDS = 60.0
 """Older measurements count no more, so a slow minute does not refuse requests for ever."""
 _REMEMBERED_LOOKUPS = 64
-_REMEMBERED_FULL_STEPS = 8192
+_REMEMBERED_RATE_STEPS = 8192
 _SPARE = 1.15
 """A request that has to wait for a slot needs so many times the estimate until its deadline."""
 
@@ -50,17 +50,22 @@ class Pace:
         self._limits = limits
         self._by_tokens = _StepTimes()
         self._by_sequences = _StepTimes()
-        self._turnover = _Turnover()
+        self._ends_while_full = _Rate()
+        self._prefill_beside_decodes = _Rate()
         self._learned_at = 0.0
         self._lookups: collections.deque[tuple[int, int]] = collections.deque(maxlen=_REMEMBERED_LOOKUPS)
         """Prompt tokens looked up in the prefix cache, and found."""
         self._running = 0
+        self._waiting = 0
 
     def learn(self, report: StepReport, ended: int, now: float) -> None:
         """Takes in one step, in which so many sequences ended."""
-        if self._running >= self._limits.max_sequences:
-            self._turnover.add(now - self._learned_at, ended, now)
-        self._running = report.running
+        seconds = now - self._learned_at
+        if self._running + self._waiting >= self._limits.max_sequences:
+            self._ends_while_full.add(ended, seconds, now)
+        elif self._running and self._waiting:
+            self._prefill_beside_decodes.add(report.batch_tokens - report.batch_sequences, seconds, now)
+        self._running, self._waiting = report.running, report.waiting
         self._learned_at = now
         if report.batch_tokens:
             self._by_tokens.add(report.batch_tokens, report.duration, now)
@@ -71,9 +76,9 @@ class Pace:
     def seconds(self, work: Work, ahead: Ahead, now: float) -> float:
         """What the work takes, from now to its last sure token.
 
-        The prompts ahead and its own in full steps, then a step per further token, as slow as those of as
-        many sequences as run now, its own among them. Where that is longer: the wait for a slot, its own
-        prompt and its tokens, with something to spare.
+        The prompts ahead and its own in full steps, or as fast as prompts were beside streams while others
+        waited; then a step per further token, as slow as those of as many sequences as run now, its own among
+        them. Where that is longer: the wait for a slot, its own prompt and its tokens, with some to spare.
         """
         decode = (work.sure_tokens - 1) * self.token_seconds(work.sequences, now)
         soonest = self._prefill(ahead.prompt_tokens + work.prompt_tokens, now) + decode
@@ -81,7 +86,7 @@ class Pace:
         if slots <= 0 or not work.needs_free_slot:
             return soonest
         own = self._prefill(work.prompt_tokens, now) + decode
-        return max(soonest, _SPARE * (slots * self._turnover.seconds_per_end(now) + own))
+        return max(soonest, _SPARE * (slots * self._ends_while_full.seconds_each(now) + own))
 
     def token_seconds(self, sequences: int, now: float) -> float:
         """A step in which so many more sequences generate."""
@@ -94,36 +99,38 @@ class Pace:
         computed = prompt_tokens * (looked_up - found) / looked_up if looked_up else prompt_tokens
         full, rest = divmod(max(1, math.floor(computed)), self._limits.max_step_tokens)
         whole = full * self._by_tokens.median(self._limits.max_step_tokens, now)
-        return whole + self._by_tokens.median(rest, now)
+        soonest = whole + self._by_tokens.median(rest, now)
+        beside = computed * self._prefill_beside_decodes.seconds_each(now) if self._running else 0.0
+        return max(soonest, beside)
 
 
-class _Turnover:
-    """How fast sequences end while all slots are taken."""
+class _Rate:
+    """How fast something happened in steps of the last minute that were of one kind."""
 
     def __init__(self) -> None:
-        self._steps: collections.deque[tuple[float, float, int]] = collections.deque()
-        """When, how long, and how many ended."""
+        self._steps: collections.deque[tuple[float, int, float]] = collections.deque()
+        """When, how much, and in how many seconds."""
+        self._amount = 0
         self._seconds = 0.0
-        self._ended = 0
 
-    def add(self, seconds: float, ended: int, now: float) -> None:
-        self._steps.append((now, seconds, ended))
+    def add(self, amount: int, seconds: float, now: float) -> None:
+        self._steps.append((now, amount, seconds))
+        self._amount += amount
         self._seconds += seconds
-        self._ended += ended
         self._forget(now)
 
-    def seconds_per_end(self, now: float) -> float:
-        """Mean of what is remembered; 0 where none has ended."""
+    def seconds_each(self, now: float) -> float:
+        """Mean of what is remembered; 0 where nothing happened."""
         self._forget(now)
-        return self._seconds / self._ended if self._ended else 0.0
+        return self._seconds / self._amount if self._amount else 0.0
 
     def _forget(self, now: float) -> None:
         while self._steps and (
-            now - self._steps[0][0] > _REMEMBERED_SECONDS or len(self._steps) > _REMEMBERED_FULL_STEPS
+            now - self._steps[0][0] > _REMEMBERED_SECONDS or len(self._steps) > _REMEMBERED_RATE_STEPS
         ):
-            _, seconds, ended = self._steps.popleft()
+            _, amount, seconds = self._steps.popleft()
+            self._amount -= amount
             self._seconds -= seconds
-            self._ended -= ended
 
 
 class _StepTimes:
