@@ -55,6 +55,8 @@ class Pace:
         self._learned_at = 0.0
         self._lookups: collections.deque[tuple[int, int]] = collections.deque(maxlen=_REMEMBERED_LOOKUPS)
         """Prompt tokens looked up in the prefix cache, and found."""
+        self._not_cached = 1.0
+        """Share of them that was not found."""
         self._running = 0
         self._waiting = 0
 
@@ -72,6 +74,8 @@ class Pace:
             self._by_sequences.add(report.batch_sequences, report.duration, now)
         if report.prompt_tokens_looked_up:
             self._lookups.append((report.prompt_tokens_looked_up, report.prompt_tokens_cached))
+            looked_up, found = map(sum, zip(*self._lookups, strict=True))
+            self._not_cached = (looked_up - found) / looked_up
 
     def seconds(self, work: Work, ahead: Ahead, now: float) -> float:
         """What the work takes, from now to its last sure token.
@@ -94,9 +98,7 @@ class Pace:
 
     def _prefill(self, prompt_tokens: float, now: float) -> float:
         """Prompt tokens count by the share of them that the prefix cache did not have of late."""
-        looked_up = sum(tokens for tokens, _ in self._lookups)
-        found = sum(found for _, found in self._lookups)
-        computed = prompt_tokens * (looked_up - found) / looked_up if looked_up else prompt_tokens
+        computed = prompt_tokens * self._not_cached
         full, rest = divmod(max(1, math.floor(computed)), self._limits.max_step_tokens)
         whole = full * self._by_tokens.median(self._limits.max_step_tokens, now)
         soonest = whole + self._by_tokens.median(rest, now)
@@ -137,16 +139,37 @@ class _StepTimes:
     """Durations of recent steps by size; entry i is of sizes above 2^(i-1) and up to 2^i."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, collections.deque[tuple[float, float]]] = {}
+        self._recent: dict[int, _Recent] = {}
 
     def add(self, size: int, seconds: float, now: float) -> None:
-        steps = self._steps.setdefault((size - 1).bit_length(), collections.deque(maxlen=_REMEMBERED_STEPS))
-        steps.append((now, seconds))
+        self._recent.setdefault((size - 1).bit_length(), _Recent()).add(seconds, now)
 
     def median(self, size: int, now: float) -> float:
         """Of the largest known entry whose steps are no larger than `size`; 0 where there is none."""
         for entry in range(size.bit_length() - 1, -1, -1):
-            recent = [s for when, s in self._steps.get(entry, ()) if now - when <= _REMEMBERED_SECONDS]
-            if recent:
-                return statistics.median(recent)
+            recent = self._recent.get(entry)
+            if recent is not None and (seconds := recent.median(now)) is not None:
+                return seconds
         return 0.0
+
+
+class _Recent:
+    """The last durations of one size; their median is kept until one comes or grows old."""
+
+    def __init__(self) -> None:
+        self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=_REMEMBERED_STEPS)
+        """When, and how long."""
+        self._median: float | None = None
+
+    def add(self, seconds: float, now: float) -> None:
+        self._steps.append((now, seconds))
+        self._median = None
+
+    def median(self, now: float) -> float | None:
+        """None where all are forgotten."""
+        while self._steps and now - self._steps[0][0] > _REMEMBERED_SECONDS:
+            self._steps.popleft()
+            self._median = None
+        if self._median is None and self._steps:
+            self._median = statistics.median(seconds for _, seconds in self._steps)
+        return self._median

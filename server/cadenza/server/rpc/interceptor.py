@@ -71,7 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         deserialize, serialize = handler.request_deserializer, handler.response_serializer
         parse = _tolerant(deserialize) if deserialize else None
         if handler.unary_unary is not None:
-            answer = self._answer(method, "unary", cast("_Behaviour", handler.unary_unary))
+            answer = self._answer(method, "unary", _unary(cast("_Behaviour", handler.unary_unary)))
             return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
         if not inspect.isasyncgenfunction(handler.unary_stream):
             return handler
@@ -102,7 +102,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def _run(self, behaviour: _Behaviour, request: Any, context: _Context, call: Call) -> Any:
         try:
-            await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
             response = await _or_error(behaviour, request, context, call)
             if isinstance(response, RequestError):
                 await self._abort(response, context, call)
@@ -165,13 +164,31 @@ async def _or_error(behaviour: _Behaviour, request: Any, context: _Context, call
         return _InternalError(call.request_id)
 
 
+def _unary(behaviour: _Behaviour) -> _Behaviour:
+    async def run(request: Any, context: _Context) -> Any:
+        response = await behaviour(request, context)
+        await _begin_answer(context)
+        return response
+
+    return run
+
+
 def _streaming(behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> _Behaviour:
     async def run(request: Any, context: _Context) -> None:
+        begun = False
         async with contextlib.aclosing(behaviour(request, context)) as messages:  # type: ignore[type-var]
             async for message in messages:
+                if not begun:
+                    await _begin_answer(context)
+                    begun = True
                 await context.write(message)
 
     return run
+
+
+async def _begin_answer(context: _Context) -> None:
+    """An error needs no such frame of its own: its request id is in the trailing metadata."""
+    await context.send_initial_metadata(((REQUEST_ID_KEY, current_call.get().request_id),))
 
 
 def _deadline_passed(context: _Context) -> bool:
