@@ -44,8 +44,10 @@ from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
 _LEAST_KV_BYTES = 256 << 20
-_ROW_COST_PER_POSITION = 1 / 1024
+_ROW_COST_PER_POSITION = 1 / 512
 """What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
+_HEAD_ROW_COST = 0.25
+"""What the logits of a row cost, in the same units."""
 _ROWS_WORTH_A_LANE = 2
 """With fewer rows one lane is as fast: reading the weights is what takes time."""
 
@@ -205,8 +207,11 @@ class LiteRTRunner:
         """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
         step = self._step
         used = max(1, min(max_lanes, rows // _ROWS_WORTH_A_LANE))
-        cuts = split_rows(step.positions[:rows], used)
-        head_cuts = np.searchsorted(step.heads["row"][:heads], cuts)
+        head_rows = step.heads["row"][:heads]
+        costs = 1.0 + step.positions[:rows].astype(np.float64) * _ROW_COST_PER_POSITION
+        costs[head_rows] += _HEAD_ROW_COST
+        cuts = split_rows(costs, used)
+        head_cuts = np.searchsorted(head_rows, cuts)
         inner = step.slice_of_row[cuts[1:-1]]
         shared = bool(np.any(inner == step.slice_of_row[cuts[1:-1] - 1]))
         for index in range(used):
@@ -218,12 +223,12 @@ class LiteRTRunner:
         return used
 
 
-def split_rows(positions: NDArray[np.int32], parts: int) -> NDArray[np.int64]:
-    """Boundaries [parts + 1] that cut rows at these positions into ranges of about equal cost, none empty."""
-    costs = np.cumsum(1.0 + positions * _ROW_COST_PER_POSITION)
-    cuts = np.searchsorted(costs, costs[-1] * np.arange(1, parts) / parts) + 1
-    cuts = np.minimum(np.maximum(cuts, np.arange(1, parts)), len(positions) - np.arange(parts - 1, 0, -1))
-    return np.concatenate([[0], cuts, [len(positions)]]).astype(np.int64)
+def split_rows(costs: NDArray[np.float64], parts: int) -> NDArray[np.int64]:
+    """Boundaries [parts + 1] that cut rows of these costs into ranges of about equal cost, none empty."""
+    sums = np.cumsum(costs)
+    cuts = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts) + 1
+    cuts = np.minimum(np.maximum(cuts, np.arange(1, parts)), len(costs) - np.arange(parts - 1, 0, -1))
+    return np.concatenate([[0], cuts, [len(costs)]]).astype(np.int64)
 
 
 def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
