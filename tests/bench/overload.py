@@ -4,7 +4,7 @@ Peak goodput: a closed loop of 64 requests, as many as run at once; requests tha
 length. Overload: requests arrive at 10 times that rate, evenly, each with a deadline. Goodput: requests that
 finish within their deadline in the window, by its length. Both windows begin 10 s after their load. Refusals
 are answers QUEUE_FULL and DEADLINE_UNREACHABLE; their latency is measured at the client, of all of them.
-Admitted requests are all others. Prompts are distinct: 64 tokens, 64 new ones, greedy, ends ignored.
+Admitted requests are all others. Prompts are distinct: 64 tokens, greedy, ends ignored.
 """
 
 import argparse
@@ -54,25 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=3.0, help="each deadline, by the median latency at the peak"
     )
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="of each request")
     options = parser.parse_args(arguments)
     console = Console()
     with serve({"model": ARTIFACTS["int8"]}, "--cache-dir", str(CACHE / "server")) as server:
-        before = _peak(server.target, options.peak_seconds)
+        before = _peak(server.target, options)
         rate = OVERLOAD * before.goodput
         if before.latency is None:
             raise SystemExit(f"nothing finished in the closed loop: {before.endings}")
         deadline = options.patience * before.latency.p50
-        flags = ("--rate", str(rate), "--deadline", str(deadline))
+        flags = ("--rate", str(rate), "--deadline", str(deadline), "--new-tokens", str(options.new_tokens))
         overload = _run(server.target, options.seconds, *flags)
-        after = _peak(server.target, options.peak_seconds)
+        after = _peak(server.target, options)
     console.print(
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}; "
         f"SmolLM2-135M int8, server and client on the same cores, seed {SEED}"
     )
     peak = max(before.goodput, after.goodput)
+    console.print(f"64 prompt tokens, {options.new_tokens} new ones")
     console.print(
         f"peak: {before.goodput:.2f} requests/s before, {after.goodput:.2f} after "
-        f"({peak * NEW_TOKENS:.0f} tokens/s), latency {_text(before.latency)}"
+        f"({peak * options.new_tokens:.0f} tokens/s), latency {_text(before.latency)}"
     )
     share = overload.goodput / peak
     console.print(
@@ -85,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if within and share >= LEAST_SHARE else 1
 
 
-def _peak(target: str, seconds: float) -> Outcome:
-    return _run(target, seconds, "--concurrency", str(CONCURRENCY))
+def _peak(target: str, options: argparse.Namespace) -> Outcome:
+    flags = ("--concurrency", str(CONCURRENCY), "--new-tokens", str(options.new_tokens))
+    return _run(target, options.peak_seconds, *flags)
 
 
 def _run(target: str, seconds: float, *flags: str) -> Outcome:

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--concurrency", type=int, help="closed loop: so many requests at all times")
     parser.add_argument("--rate", type=float, help="open loop: requests a second, evenly spaced")
     parser.add_argument("--deadline", type=float, help="seconds for each request")
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     options = parser.parse_args(arguments)
     if (options.rate is None) == (options.concurrency is None):
         parser.error("give either --concurrency or --rate")
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def load(options: argparse.Namespace) -> list[Record]:
     """Runs the load; returns when the last answer has come."""
     most = int(options.rate * options.seconds) + 1 if options.rate else 5_000
-    messages = serialised(most)
+    messages = serialised(most, options.new_tokens)
     async with grpc.aio.insecure_channel(options.target) as channel:
         sender = Sender(channel.unary_unary(METHOD), options.deadline)
         if options.rate:
@@ -56,9 +57,9 @@ async def load(options: argparse.Namespace) -> list[Record]:
     return sender.records
 
 
-def serialised(count: int) -> list[bytes]:
+def serialised(count: int, new_tokens: int) -> list[bytes]:
     """Distinct requests, ready for the wire."""
-    parameters = pb.CompletionParameters(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True)
+    parameters = pb.CompletionParameters(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
     return [
         pb.CreateCompletionRequest(
             prompt=pb.Prompt(token_ids=pb.TokenIds(ids=prompt)), parameters=parameters
