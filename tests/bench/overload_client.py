@@ -1,9 +1,9 @@
 """The load of the overload benchmark, in a process of its own: `python -m tests.bench.overload_client`.
 
 It runs on the cores that the server computes on, so it is light: requests are made before the load begins,
-answers are not parsed, one asyncio loop and one connection carry everything. What it still takes it takes
-from the server. Writes a JSON list of [start, seconds, outcome] to stdout; `start` is in seconds after the
-load's begin.
+refusals are not parsed, one asyncio loop and one connection carry everything. What it still takes it takes
+from the server. Writes a JSON list of [start, queue seconds, seconds, outcome] to stdout; `start` is in
+seconds after the load's begin, and the queue's seconds are the server's own.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _DETAILS = "grpc-status-details-bin"
 _REASONS = ("QUEUE_FULL", "DEADLINE_UNREACHABLE")
 FINISHED = "finished"
 
-Record = tuple[float, float, str]
+Record = tuple[float, float, float, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,27 +87,27 @@ class Sender:
                 tasks.create_task(self._send(message))
 
     async def closed_loop(self, messages: Sequence[bytes], concurrency: int, seconds: float) -> None:
-        """Keeps so many requests in flight; those that run at the end are left."""
+        """Keeps so many requests in flight; those that run at the end are waited for."""
         waiting = itertools.cycle(messages)
-        workers = [asyncio.create_task(self._one_after_another(waiting)) for _ in range(concurrency)]
-        await asyncio.sleep(seconds)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(concurrency):
+                tasks.create_task(self._one_after_another(waiting, seconds))
 
-    async def _one_after_another(self, messages: Iterator[bytes]) -> None:
-        for message in messages:
-            await self._send(message)
+    async def _one_after_another(self, messages: Iterator[bytes], seconds: float) -> None:
+        while time.perf_counter() - self._begin < seconds:
+            await self._send(next(messages))
 
     async def _send(self, message: bytes) -> None:
         start = time.perf_counter()
-        outcome = FINISHED
+        outcome, queue = FINISHED, 0.0
         try:
-            await self._call(message, timeout=self._deadline)
+            answer = await self._call(message, timeout=self._deadline)
+            timing = pb.CreateCompletionResponse.FromString(answer).timing
+            queue = timing.queue.ToTimedelta().total_seconds()
         except grpc.aio.AioRpcError as error:
             outcome = _reason(error)
         now = time.perf_counter()
-        self.records.append((start - self._begin, now - start, outcome))
+        self.records.append((start - self._begin, queue, now - start, outcome))
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -152,6 +152,31 @@ def test_slots_are_taken_too_where_one_is_free_and_others_wait_for_it() -> None:
     assert pace.seconds(Work(1), Ahead(), now=12) == pytest.approx(1.15 * 2)
 
 
+def test_what_began_together_frees_its_slots_together() -> None:
+    pace, full = _pace(), LIMITS.max_sequences
+    pace.learn(_step(0, 0, running=full), ended=0, now=10)
+    pace.learn(_step(0, 0, running=full), ended=5, now=20)  # 2 s each: a slot is taken for 2 s x full
+    taken = 2.0 * full
+    begun = [19.0] * full
+    first = pace.seconds(Work(1), Ahead(), now=20, begun=begun)
+    assert first == pytest.approx(1.15 * (taken - 1))
+    assert pace.seconds(Work(1), Ahead(requests=full - 2), now=20, begun=begun) == pytest.approx(first)
+    assert pace.seconds(Work(1), Ahead(requests=full), now=20, begun=begun) == pytest.approx(
+        1.15 * (2 * taken - 1)
+    )
+    spread = [20.0 - taken + 2.0 * (index + 1) for index in range(full)]
+    assert pace.seconds(Work(1), Ahead(requests=1), now=20, begun=spread) == pytest.approx(1.15 * 2 * 2)
+
+
+def test_where_sequences_fill_the_kv_cache_no_more_than_run_have_slots() -> None:
+    pace = _pace()
+    pace.learn(_step(0, 0, running=2, waiting=1, kv_blocks_used=95, kv_blocks_total=100), ended=0, now=10)
+    pace.learn(_step(0, 0, running=2, waiting=1, kv_blocks_used=95, kv_blocks_total=100), ended=2, now=20)
+    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == pytest.approx(1.15 * 2 * 5)
+    pace.learn(_step(0, 0, running=2, waiting=1, kv_blocks_used=50, kv_blocks_total=100), ended=0, now=20)
+    assert pace.seconds(Work(1), Ahead(requests=1), now=20) == 0, "there are blocks"
+
+
 def test_beside_streams_prompts_take_as_long_as_they_did_while_others_waited() -> None:
     pace = _pace()
     pace.learn(_step(0, 0, running=1, waiting=1), ended=0, now=10)

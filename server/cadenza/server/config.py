@@ -47,8 +47,8 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=4096,
-        description="memory for the KV cache of each model, GiB; 0 takes a quarter, or more where one whole "
-        "context needs it",
+        description="memory for the KV cache of each model, GiB; 0 is enough for --max-sequences of 1,024 "
+        "tokens each and for one whole context, but at most a quarter of the machine's memory",
     )
     max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
     max_step_tokens: int = Field(128, ge=2, le=65536, description="most tokens in one engine step")

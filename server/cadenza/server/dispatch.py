@@ -49,6 +49,12 @@ _CANCEL_SECONDS = 5.0
 """How long a drained engine may take to notice that everything was cancelled: a few of the slowest steps."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Running:
+    priority: int
+    begun: float
+
+
 class Dispatcher:
     """Runs one model's engine in a thread of its own and hands its events to the calls that wait for them."""
 
@@ -78,8 +84,8 @@ class Dispatcher:
         self._pace = Pace(runner.limits)
         self._streams: dict[str, Stream] = {}
         self._waiting: dict[str, Place] = {}
-        self._running: dict[str, int] = {}
-        """Priorities of requests whose first step has begun."""
+        self._running: dict[str, _Running] = {}
+        """Requests whose first step has begun, first to last."""
         self._keys = itertools.count()
         self._draining = False
         self._on_failure = on_failure
@@ -176,11 +182,10 @@ class Dispatcher:
         if math.isinf(arrival.deadline):
             return
         now = self._clock()
-        passes = any(priority < arrival.priority for priority in self._running.values())
+        passes = any(running.priority < arrival.priority for running in self._running.values())
         work = Work(prompt_tokens, n, sure_tokens, needs_free_slot=not passes)
-        seconds = self._pace.seconds(
-            work, self._queue.ahead(arrival, prompt_tokens, self._client_weights), now
-        )
+        ahead = self._queue.ahead(arrival, prompt_tokens, self._client_weights)
+        seconds = self._pace.seconds(work, ahead, now, [running.begun for running in self._running.values()])
         if now + seconds > arrival.deadline:
             raise DeadlineUnreachableError(seconds, arrival.deadline - now)
 
@@ -254,7 +259,7 @@ class Dispatcher:
             self._running.pop(event.request_id, None)
             self._queue.ended(now)
         elif place is not None:
-            self._running[event.request_id] = place.arrival.priority
+            self._running[event.request_id] = _Running(place.arrival.priority, now)
 
     def _end(self, event: Finished | Cancelled | Failed, stream: Stream) -> None:
         match event:

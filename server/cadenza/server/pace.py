@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 
 from cadenza.server.engine.request import StepReport
 from cadenza.server.runner.base import RunnerLimits
@@ -19,6 +20,8 @@ _REMEMBERED_SECONDS = 60.0
 """Older measurements count no more, so a slow minute does not refuse requests for ever."""
 _REMEMBERED_LOOKUPS = 64
 _REMEMBERED_RATE_STEPS = 8192
+_KV_CACHE_FULL = 0.9
+"""Share of the blocks in use from which on sequences wait for blocks, if any wait."""
 _SPARE = 1.15
 """A request that has to wait for a slot needs so many times the estimate until its deadline."""
 
@@ -59,15 +62,20 @@ class Pace:
         """Share of them that was not found."""
         self._running = 0
         self._waiting = 0
+        self._slots = limits.max_sequences
+        """Sequences that can run at once: fewer than the limit where they fill the KV cache."""
 
     def learn(self, report: StepReport, ended: int, now: float) -> None:
         """Takes in one step, in which so many sequences ended."""
         seconds = now - self._learned_at
-        if self._running + self._waiting >= self._limits.max_sequences:
+        if self._running + self._waiting >= self._slots:
             self._ends_while_full.add(ended, seconds, now)
         elif self._running and self._waiting:
             self._prefill_beside_decodes.add(report.batch_tokens - report.batch_sequences, seconds, now)
         self._running, self._waiting = report.running, report.waiting
+        self._slots = self._limits.max_sequences
+        if report.waiting and report.kv_blocks_used >= _KV_CACHE_FULL * report.kv_blocks_total:
+            self._slots = report.running
         self._learned_at = now
         if report.batch_tokens:
             self._by_tokens.add(report.batch_tokens, report.duration, now)
@@ -77,8 +85,8 @@ class Pace:
             looked_up, found = map(sum, zip(*self._lookups, strict=True))
             self._not_cached = (looked_up - found) / looked_up
 
-    def seconds(self, work: Work, ahead: Ahead, now: float) -> float:
-        """What the work takes, from now to its last sure token.
+    def seconds(self, work: Work, ahead: Ahead, now: float, begun: Sequence[float] = ()) -> float:
+        """What the work takes, from now to its last sure token. `begun`: when what runs began, first to last.
 
         The prompts ahead and its own in full steps, or as fast as prompts were beside streams while others
         waited; then a step per further token, as slow as those of as many sequences as run now, its own among
@@ -86,11 +94,23 @@ class Pace:
         """
         decode = (work.sure_tokens - 1) * self.token_seconds(work.sequences, now)
         soonest = self._prefill(ahead.prompt_tokens + work.prompt_tokens, now) + decode
-        slots = self._running + ahead.requests + work.sequences - self._limits.max_sequences
+        slots = self._running + ahead.requests + work.sequences - self._slots
         if slots <= 0 or not work.needs_free_slot:
             return soonest
         own = self._prefill(work.prompt_tokens, now) + decode
-        return max(soonest, _SPARE * (slots * self._ends_while_full.seconds_each(now) + own))
+        return max(soonest, _SPARE * (self._wait(slots, begun, now) + own))
+
+    def _wait(self, slots: float, begun: Sequence[float], now: float) -> float:
+        """For so many slots to become free: at the mean pace of ends, and no sooner than those that run are
+        likely to end. What began together ends together, each after the mean time that a slot is taken.
+        """
+        each = self._ends_while_full.seconds_each(now)
+        mean = slots * each
+        if not begun:
+            return mean
+        taken = self._slots * each
+        generations, place = divmod(math.ceil(slots) - 1, len(begun))
+        return max(mean, generations * taken + max(0.0, begun[place] + taken - now))
 
     def token_seconds(self, sequences: int, now: float) -> float:
         """A step in which so many more sequences generate."""

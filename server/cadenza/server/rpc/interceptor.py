@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from cadenza.server.errors import DeadlineExceededError, InvalidRequestError, Reason, RequestError
 from cadenza.server.metrics import Metrics
 from cadenza.server.rpc.call import REQUEST_ID_KEY, Call, current_call, request_id
+from cadenza.server.rpc.call_log import CallLog
 from cadenza.server.rpc.errors import status_code, trailing_metadata
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._log = CallLog(clock)
         self._wrapped: dict[str, _Handler] = {}
         self._active = 0
         self._idle = asyncio.Event()
@@ -93,7 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await self._run(behaviour, request, context, call)
             finally:
                 self._metrics.rpc_handled.labels(kind, service, name, call.code).inc()
-                self._log_end(name, call)
+                self._log.ended(name, call)
                 self._active -= 1
                 if not self._active:
                     self._idle.set()
@@ -119,10 +121,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         call.log["reason"] = error.reason.value
         call.code = error.code  # kept where the client has gone and abort() raises something else
         await context.abort(status_code(error), error.message, trailing_metadata(error, call.request_id))
-
-    def _log_end(self, method: str, call: Call) -> None:
-        log = _log.info if call.log else _log.debug
-        log("call", method=method, code=call.code, seconds=round(self._clock() - call.arrival, 6), **call.log)
 
 
 class _Malformed:

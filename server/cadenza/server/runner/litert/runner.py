@@ -44,6 +44,8 @@ from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
 _LEAST_KV_BYTES = 256 << 20
+_TYPICAL_CONTEXT = 1024
+"""Tokens of prompt and completion: more than nine in ten chat replies have."""
 _ROW_COST_PER_POSITION = 1 / 512
 """What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
 _HEAD_ROW_COST = 0.25
@@ -61,7 +63,8 @@ class LiteRTOptions:
     lanes: int = 0
     """Threads that compute; 0 is one for each core of this process."""
     kv_cache_bytes: int = 0
-    """0 is 256 MiB, or what one whole context needs, but then at most a quarter of the machine's memory."""
+    """0 is what max_sequences of 1,024 tokens take, or one whole context where that is more; at least
+    256 MiB, and beyond those at most a quarter of the machine's memory."""
     max_step_tokens: int = 128
     max_sequences: int = 64
 
@@ -237,7 +240,8 @@ def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions
     per_block = (
         2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * np.dtype(dtype).itemsize
     )
-    num_blocks = (options.kv_cache_bytes or _default_kv_bytes(shape.max_context, per_block)) // per_block
+    size = options.kv_cache_bytes or _default_kv_bytes(shape.max_context, options.max_sequences, per_block)
+    num_blocks = size // per_block
     if num_blocks < 1:
         raise ValueError(f"the KV cache may have {options.kv_cache_bytes} bytes; one block takes {per_block}")
     angles = np.outer(
@@ -264,11 +268,10 @@ def _mapped(path: Path) -> NDArray[np.float32]:
     return array
 
 
-def _default_kv_bytes(max_context: int, per_block: int) -> int:
-    """Bytes of a pool that holds one whole context, within a quarter of the machine's memory."""
+def _default_kv_bytes(max_context: int, max_sequences: int, per_block: int) -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    context = -(-max_context // BLOCK_SIZE) * per_block
-    return max(_LEAST_KV_BYTES, min(context, memory // 4))
+    tokens = max(max_context, max_sequences * min(max_context, _TYPICAL_CONTEXT))
+    return max(_LEAST_KV_BYTES, min(-(-tokens // BLOCK_SIZE) * per_block, memory // 4))
 
 
 def _weight_cache_dir(cache_dir: Path, cpu_dir: Path) -> Path:
