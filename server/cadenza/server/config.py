@@ -43,12 +43,27 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
     )
+    device: Literal["auto", "cpu", "gpu", "tpu"] = Field(
+        "auto", description="auto (the best that is there), cpu, gpu or tpu"
+    )
+    runner: Literal["auto", "litert", "tensorflow"] = Field(
+        "auto", description="auto (litert on a CPU, else tensorflow), litert or tensorflow"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="of the weights on a device of TensorFlow: auto (bfloat16 on GPU and TPU, float32 on the "
+        "CPU), float32, bfloat16 or int8",
+    )
+    device_memory_fraction: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's or TPU's memory that this server may take"
+    )
     kv_cache_gib: float = Field(
         0.0,
         ge=0,
         le=4096,
-        description="memory for the KV cache of each model, GiB; 0 is enough for --max-sequences of 1,024 "
-        "tokens each and for one whole context, but at most a quarter of the machine's memory",
+        description="memory for the KV cache of each model, GiB; 0 on a CPU is enough for --max-sequences of "
+        "1,024 tokens each and for one whole context, but at most a quarter of the machine's memory, and on "
+        "GPU and TPU what --device-memory-fraction leaves beside the weights",
     )
     max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
     max_step_tokens: int = Field(128, ge=2, le=65536, description="most tokens in one engine step")
@@ -183,6 +198,10 @@ _METAVARS = {
     "models": "DIR",
     "model": "NAME=PATH",
     "host": "ADDRESS",
+    "device": "DEVICE",
+    "runner": "RUNNER",
+    "precision": "PRECISION",
+    "device_memory_fraction": "SHARE",
     "kv_cache_gib": "GIB",
     "max_message_bytes": "BYTES",
     "max_queue_bytes": "BYTES",

@@ -234,14 +234,27 @@ def split_rows(costs: NDArray[np.float64], parts: int) -> NDArray[np.int64]:
     return np.concatenate([[0], cuts, [len(costs)]]).astype(np.int64)
 
 
+def kv_pool_bytes(manifest: ModelManifest, options: LiteRTOptions) -> int:
+    """The most bytes that the KV cache may take."""
+    if options.kv_cache_bytes:
+        return options.kv_cache_bytes
+    return _default_kv_bytes(manifest.decoder.max_context, options.max_sequences, _block_bytes(manifest))
+
+
+def _kv_dtype(manifest: ModelManifest) -> type[np.uint16] | type[np.float32]:
+    return np.uint16 if manifest.cpu.precision == PRECISION_INT8 else np.float32
+
+
+def _block_bytes(manifest: ModelManifest) -> int:
+    shape, itemsize = manifest.decoder, np.dtype(_kv_dtype(manifest)).itemsize
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * itemsize
+
+
 def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
     shape = manifest.decoder
-    dtype = np.uint16 if manifest.cpu.precision == PRECISION_INT8 else np.float32
-    per_block = (
-        2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * np.dtype(dtype).itemsize
-    )
-    size = options.kv_cache_bytes or _default_kv_bytes(shape.max_context, options.max_sequences, per_block)
-    num_blocks = size // per_block
+    dtype = _kv_dtype(manifest)
+    per_block = _block_bytes(manifest)
+    num_blocks = kv_pool_bytes(manifest, options) // per_block
     if num_blocks < 1:
         raise ValueError(f"the KV cache may have {options.kv_cache_bytes} bytes; one block takes {per_block}")
     angles = np.outer(

@@ -1,0 +1,74 @@
+"""How much memory this process can still get, by what Linux says."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNLIMITED = 1 << 60
+"""A limit of version 1 that is as good as none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Version:
+    """Where a version of Linux's control groups keeps its numbers."""
+
+    prefix: str
+    """Of the line of /proc/self/cgroup, after the hierarchy's number."""
+    mount: str
+    limit: str
+    usage: str
+    reclaimable: str
+
+
+_VERSIONS = (
+    _Version("::/", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    _Version(
+        ":memory:/",
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """The least of what the machine and this process's control groups have left, page cache counted as free.
+
+    `root` is the folder that holds proc/ and sys/.
+    """
+    return min(_machine_bytes(root), *_group_bytes(root), _UNLIMITED)
+
+
+def _machine_bytes(root: Path) -> int:
+    for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise OSError(f"{root / 'proc/meminfo'} does not say MemAvailable")
+
+
+def _group_bytes(root: Path) -> Iterator[int]:
+    """What the limits of this process's control groups, and of those around them, leave."""
+    lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    for version in _VERSIONS:
+        mount = root / version.mount
+        for line in lines:
+            _, found, path = line.partition(version.prefix)
+            if found:
+                folder = mount / path
+                for group in (folder, *(one for one in folder.parents if one.is_relative_to(mount))):
+                    yield from _left_in(group, version)
+
+
+def _left_in(group: Path, version: _Version) -> Iterator[int]:
+    try:
+        limit = (group / version.limit).read_text(encoding="ascii").strip()
+        used = int((group / version.usage).read_text(encoding="ascii"))
+        statistics = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    if limit == "max" or int(limit) >= _UNLIMITED:
+        return
+    name = f"{version.reclaimable} "
+    reclaimable = next((int(line.split()[1]) for line in statistics if line.startswith(name)), 0)
+    yield max(0, int(limit) - used + reclaimable)
