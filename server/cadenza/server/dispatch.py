@@ -87,7 +87,11 @@ class Dispatcher:
         self._running: dict[str, _Running] = {}
         """Requests whose first step has begun, first to last."""
         self._keys = itertools.count()
+        self._reading = 0
+        """Requests that have a place and whose prompts are being read."""
         self._draining = False
+        self._told_engine = False
+        """No request reaches the engine any more: it was told to stop when it has finished."""
         self._on_failure = on_failure
         self._failed = False
         self._ended = asyncio.Event()
@@ -106,21 +110,25 @@ class Dispatcher:
         self._check_open(arrival)
         self._check_deadline(arrival, prompt_tokens=1, n=1, sure_tokens=1)
         place = self._queue.enter(arrival, self._clock())
+        self._reading += 1
         try:
             yield place
         finally:
             if not place.kept:
                 self._queue.leave(place)
+            self._reading -= 1
+            self._tell_engine_of_drain()
 
     def submit(self, request: Request, place: Place) -> Stream:
         """Takes a request in, at once or not at all.
 
-        Request ids need not be unique: the engine knows each request by a key of its own.
+        Request ids need not be unique: the engine knows each request by a key of its own. A request that had
+        its place before the drain began is taken.
         Raises QueueFullError, DrainingError, DeadlineExceededError, DeadlineUnreachableError or
         EngineFailedError.
         """
         prompt_tokens = len(request.prompt_token_ids)
-        self._check_open(place.arrival)
+        self._check_usable(place.arrival)
         place.sure_tokens = _sure_tokens(request)
         self._check_deadline(place.arrival, prompt_tokens, request.n, place.sure_tokens)
         self._queue.fill(place, prompt_tokens, self._clock())
@@ -143,10 +151,9 @@ class Dispatcher:
         self._metrics.stalled(stalled)
 
     def begin_drain(self) -> None:
-        """Refuses new requests from now on; the engine stops when those it has are finished."""
-        if not self._draining:
-            self._draining = True
-            self._engine.commands.put(Drain())
+        """Refuses new requests from now on; the engine stops when those that have a place are finished."""
+        self._draining = True
+        self._tell_engine_of_drain()
 
     async def drain(self, seconds: float) -> bool:
         """Waits for the engine to finish; what is not finished in `seconds` is cancelled.
@@ -156,6 +163,7 @@ class Dispatcher:
         self.begin_drain()
         if not await self._ends_within(seconds):
             _log.warning("drain_cancels", model=self.name, requests=len(self._streams))
+            self._tell_engine_of_drain(at_once=True)
             for key in self._streams:
                 self._engine.commands.put(Cancel(key))
             if not await self._ends_within(_CANCEL_SECONDS):
@@ -170,10 +178,21 @@ class Dispatcher:
             return False
         return True
 
+    def _tell_engine_of_drain(self, *, at_once: bool = False) -> None:
+        """Once no request is on its way to it, or `at_once`."""
+        if self._draining and not self._told_engine and (at_once or not self._reading):
+            self._told_engine = True
+            self._engine.commands.put(Drain())
+
     def _check_open(self, arrival: Arrival) -> None:
+        self._check_usable(arrival)
+        if self._draining:
+            raise DrainingError
+
+    def _check_usable(self, arrival: Arrival) -> None:
         if self._failed:
             raise EngineFailedError(arrival.request_id)
-        if self._draining:
+        if self._told_engine:
             raise DrainingError
         if arrival.deadline <= self._clock():
             raise DeadlineExceededError
