@@ -84,7 +84,7 @@ class Server:
         self._clock = clock
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry, server_version=importlib.metadata.version("cadenza"))
-        self._models = ModelTable()
+        self._models = ModelTable(settings.version_labels)
         self._open = False
         """Loaded, and neither draining nor broken."""
         self._watchdog = Watchdog(
@@ -180,7 +180,7 @@ class Server:
             on_failure=self._fail,
         )
         dispatcher.start()
-        self._models.add(
+        self._models.serve(
             ServedModel(
                 artifact=artifact,
                 tokenizer=loaded.tokenizer,

@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,21 @@ class Settings(BaseSettings):
     )
     model: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="NAME=PATH of one version's folder; may be repeated (environment: comma-separated)"
+    )
+    models_poll_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=86400,
+        description="how often --models is looked at for new and removed versions; 0 is only at SIGHUP",
+    )
+    pin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="MODEL=VERSION[,VERSION...] to serve of --models instead of the newest; may be repeated",
+    )
+    version_label: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="MODEL:LABEL=VERSION: requests may name the version MODEL@LABEL; may be repeated "
+        "(environment: comma-separated)",
     )
     host: str = Field("::", description="address to listen on; :: is every address, IPv4 and IPv6")
     port: int = Field(8500, ge=0, le=65535, description="gRPC port; 0 picks a free one")
@@ -104,7 +120,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 
-    @field_validator("model", "client_weight", mode="before")
+    @field_validator("model", "client_weight", "pin", "version_label", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
@@ -116,6 +132,19 @@ class Settings(BaseSettings):
             _parse_weight(text)
         return value
 
+    @field_validator("pin")
+    @classmethod
+    def _check_pins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _parse_pins(value)
+        return value
+
+    @field_validator("version_label")
+    @classmethod
+    def _check_labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _parse_label(text)
+        return value
+
     @field_validator("host")
     @classmethod
     def _strip_brackets(cls, value: str) -> str:
@@ -125,6 +154,12 @@ class Settings(BaseSettings):
     def _some_model(self) -> Self:
         if (self.models is None) == (not self.model):
             raise ValueError("give either --models DIR or --model NAME=PATH (repeatable), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _pins_of_a_folder(self) -> Self:
+        if self.pin and self.models is None:
+            raise ValueError("--pin chooses among the versions of --models; --model names one by its path")
         return self
 
     @model_validator(mode="after")
@@ -140,6 +175,16 @@ class Settings(BaseSettings):
     def client_weights(self) -> dict[str, float]:
         """The weights by client."""
         return dict(map(_parse_weight, self.client_weight))
+
+    @property
+    def pins(self) -> dict[str, tuple[int, ...]]:
+        """The pinned versions by model."""
+        return _parse_pins(self.pin)
+
+    @property
+    def version_labels(self) -> dict[tuple[str, str], int]:
+        """Versions by model and label."""
+        return dict(map(_parse_label, self.version_label))
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
@@ -162,6 +207,29 @@ def _parse_weight(text: str) -> tuple[str, float]:
     if not (name and least <= value <= most):
         raise ValueError(f"{text!r} is not NAME=W with W from {least:g} to {most:g}, such as batch-jobs=0.5")
     return name, value
+
+
+def _parse_pins(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Raises ValueError. A number without a model goes with the model before it."""
+    pins: dict[str, tuple[int, ...]] = {}
+    model = ""
+    for part in ",".join(texts).split(",") if texts else ():
+        name, equals, version = part.rpartition("=")
+        model = name if equals else model
+        if not (model and version.isascii() and version.isdecimal()):
+            raise ValueError(f"{part!r} is not MODEL=VERSION[,VERSION...], such as smollm=3 or smollm=3,4")
+        pins[model] = (*pins.get(model, ()), int(version))
+    return pins
+
+
+def _parse_label(text: str) -> tuple[tuple[str, str], int]:
+    """Raises ValueError."""
+    match = re.fullmatch(r"([^:=,]+):([A-Za-z][A-Za-z0-9._-]{0,63})=([0-9]{1,18})", text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not MODEL:LABEL=VERSION, such as smollm:stable=3; a LABEL begins with a letter"
+        )
+    return (match[1], match[2]), int(match[3])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,6 +265,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
 _METAVARS = {
     "models": "DIR",
     "model": "NAME=PATH",
+    "models_poll_seconds": "SECONDS",
+    "pin": "MODEL=VERSION",
+    "version_label": "MODEL:LABEL=VERSION",
     "host": "ADDRESS",
     "device": "DEVICE",
     "runner": "RUNNER",

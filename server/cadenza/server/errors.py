@@ -1,11 +1,13 @@
 """Every error the server raises on purpose, each knowing the status and the reason it becomes on the wire.
 
 ServerError
-├── StartupError                  the process cannot start: exit code 1
-│   └── ArtifactError             a model's files are missing, corrupted or of an unknown kind
+├── StartupError                  the process cannot start (exit code 1), or a version cannot be loaded
+│   ├── ArtifactError             a model's files are missing, corrupted or of an unknown kind
+│   └── MemoryShortError          a model does not fit beside what is loaded
 └── RequestError                  one call is refused or ends early; the next is served as if nothing had been
     ├── InvalidRequestError            INVALID_ARGUMENT, any of the reasons of bad input
     ├── ModelNotFoundError             NOT_FOUND
+    ├── VersionNotFoundError           NOT_FOUND
     ├── QueueFullError                 RESOURCE_EXHAUSTED
     ├── DrainingError                  UNAVAILABLE
     ├── ModelLoadingError              UNAVAILABLE
@@ -40,6 +42,7 @@ class Reason(enum.StrEnum):
     INVALID_CLIENT_ID = "INVALID_CLIENT_ID"
     MALFORMED_REQUEST = "MALFORMED_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    VERSION_NOT_FOUND = "VERSION_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     SERVER_DRAINING = "SERVER_DRAINING"
     MODEL_LOADING = "MODEL_LOADING"
@@ -60,6 +63,17 @@ class StartupError(ServerError):
 
 class ArtifactError(StartupError):
     """An artifact on disk cannot be served; the message names the file."""
+
+
+class MemoryShortError(StartupError):
+    """A model does not fit into the memory that is free."""
+
+    def __init__(self, model: str, required: int, free: int) -> None:
+        """`required` and `free` are bytes."""
+        super().__init__(
+            f"{model} needs {_gib(required)} of memory and {_gib(free)} are free; lower --kv-cache-gib, give "
+            "the server more memory, or serve fewer versions"
+        )
 
 
 class RequestError(ServerError):
@@ -104,8 +118,29 @@ class ModelNotFoundError(RequestError):
         listed = ", ".join(names)
         super().__init__(
             Reason.MODEL_NOT_FOUND,
-            f"model {quote(name)} is not served here; the models are: {listed}",
+            f"model {quote(name)} is not served here; the models are: {listed or 'none yet'}",
             metadata={"model": name[:_LONGEST_QUOTE], "models": listed},
+        )
+
+
+class VersionNotFoundError(RequestError):
+    """The model is served, but not in that version or under that label."""
+
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, which: str, versions: Sequence[int], labels: Sequence[str]) -> None:
+        """`which` is the number or the label that was asked for."""
+        listed, labelled = ", ".join(map(str, versions)), ", ".join(labels)
+        super().__init__(
+            Reason.VERSION_NOT_FOUND,
+            f"model {quote(name)} is not served here as {quote(which)}; its versions are: "
+            f"{listed or 'none yet'}; its labels: {labelled or 'none'}",
+            metadata={
+                "model": name[:_LONGEST_QUOTE],
+                "version": which[:_LONGEST_QUOTE],
+                "versions": listed,
+                "labels": labelled,
+            },
         )
 
 
@@ -213,3 +248,7 @@ def quote(value: object) -> str:
     """The value as a caller sees it in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

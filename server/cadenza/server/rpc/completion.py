@@ -63,7 +63,7 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
         """Lists the models that are loaded, by name."""
-        return pb.ListModelsResponse(models=map(model_message, self._models.loaded()))
+        return pb.ListModelsResponse(models=map(model_message, self._models.newest()))
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: _Context) -> pb.CountTokensResponse:
         """Tokenizes a prompt of any length."""
