@@ -53,6 +53,38 @@ FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 3
 """One of the request's stop_token_ids."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _ModelVersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelVersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_VERSION_STATE_UNSPECIFIED: _ModelVersionState.ValueType  # 0
+    MODEL_VERSION_STATE_START: _ModelVersionState.ValueType  # 10
+    """Found, and not being loaded yet."""
+    MODEL_VERSION_STATE_LOADING: _ModelVersionState.ValueType  # 20
+    MODEL_VERSION_STATE_AVAILABLE: _ModelVersionState.ValueType  # 30
+    """Answers requests."""
+    MODEL_VERSION_STATE_UNLOADING: _ModelVersionState.ValueType  # 40
+    """Finishes the requests it has; others go to another version."""
+    MODEL_VERSION_STATE_END: _ModelVersionState.ValueType  # 50
+    """Unloaded, or never loaded because of an error."""
+
+class ModelVersionState(_ModelVersionState, metaclass=_ModelVersionStateEnumTypeWrapper):
+    """Where a version stands, in the words and numbers of tensorflow.serving.ModelVersionStatus."""
+
+MODEL_VERSION_STATE_UNSPECIFIED: ModelVersionState.ValueType  # 0
+MODEL_VERSION_STATE_START: ModelVersionState.ValueType  # 10
+"""Found, and not being loaded yet."""
+MODEL_VERSION_STATE_LOADING: ModelVersionState.ValueType  # 20
+MODEL_VERSION_STATE_AVAILABLE: ModelVersionState.ValueType  # 30
+"""Answers requests."""
+MODEL_VERSION_STATE_UNLOADING: ModelVersionState.ValueType  # 40
+"""Finishes the requests it has; others go to another version."""
+MODEL_VERSION_STATE_END: ModelVersionState.ValueType  # 50
+"""Unloaded, or never loaded because of an error."""
+Global___ModelVersionState: _TypeAlias = ModelVersionState  # noqa: Y015
+
 @_typing.final
 class Prompt(_message.Message):
     """What to complete."""
@@ -531,7 +563,7 @@ class CreateCompletionRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name. May be empty where one model is loaded."""
+    """NAME, NAME@VERSION or NAME@LABEL; NAME alone is its newest version. May be empty where one model is loaded."""
     @_builtins.property
     def prompt(self) -> Global___Prompt: ...
     @_builtins.property
@@ -560,9 +592,12 @@ class CreateCompletionResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     """The model that answered."""
+    model_version: _builtins.int
+    """The version of the model that answered."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
         """All of them, by index."""
@@ -579,10 +614,11 @@ class CreateCompletionResponse(_message.Message):
         choices: _abc.Iterable[Global___Choice] | None = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
+        model_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "request_id", b"request_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "model_version", b"model_version", "request_id", b"request_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,7 +632,7 @@ class StreamCompletionRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name. May be empty where one model is loaded."""
+    """NAME, NAME@VERSION or NAME@LABEL; NAME alone is its newest version. May be empty where one model is loaded."""
     @_builtins.property
     def prompt(self) -> Global___Prompt: ...
     @_builtins.property
@@ -625,9 +661,12 @@ class StreamCompletionResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     """The model that answers."""
+    model_version: _builtins.int
+    """The version of the model that answers, the same from the first message to the last."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
         """Those that have news, by index."""
@@ -648,14 +687,49 @@ class StreamCompletionResponse(_message.Message):
         choices: _abc.Iterable[Global___Choice] | None = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
+        model_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "request_id", b"request_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "model_version", b"model_version", "request_id", b"request_id", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamCompletionResponse: _TypeAlias = StreamCompletionResponse  # noqa: Y015
+
+@_typing.final
+class ModelVersion(_message.Message):
+    """One version of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    state: Global___ModelVersionState.ValueType
+    error: _builtins.str
+    """Why the version could not be loaded; empty where nothing went wrong."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labels by which requests may name the version."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        state: Global___ModelVersionState.ValueType = ...,
+        error: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "labels", b"labels", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -673,6 +747,7 @@ class Model(_message.Message):
     DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     family: _builtins.str
@@ -691,6 +766,10 @@ class Model(_message.Message):
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tokens that end a completion."""
 
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
+        """All versions of this name, in order; those that ended for as long as the server remembers them."""
+
     def __init__(
         self,
         *,
@@ -704,10 +783,11 @@ class Model(_message.Message):
         default_max_tokens: _builtins.int = ...,
         has_chat_template: _builtins.bool = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        versions: _abc.Iterable[Global___ModelVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_tokens", b"default_max_tokens", "eos_token_ids", b"eos_token_ids", "family", b"family", "has_chat_template", b"has_chat_template", "max_context", b"max_context", "name", b"name", "parameter_count", b"parameter_count", "precision", b"precision", "version", b"version", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_tokens", b"default_max_tokens", "eos_token_ids", b"eos_token_ids", "family", b"family", "has_chat_template", b"has_chat_template", "max_context", b"max_context", "name", b"name", "parameter_count", b"parameter_count", "precision", b"precision", "version", b"version", "versions", b"versions", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,7 +799,7 @@ class GetModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name. May be empty where one model is loaded."""
+    """NAME, NAME@VERSION or NAME@LABEL; NAME alone is its newest version. May be empty where one model is loaded."""
     def __init__(
         self,
         *,
@@ -795,7 +875,7 @@ class CountTokensRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name. May be empty where one model is loaded."""
+    """NAME, NAME@VERSION or NAME@LABEL; NAME alone is its newest version. May be empty where one model is loaded."""
     @_builtins.property
     def prompt(self) -> Global___Prompt: ...
     def __init__(

@@ -45,9 +45,9 @@ class CompletionServiceStub:
     passing, is the abort.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_completion_pb2.GetModelRequest, _completion_pb2.GetModelResponse]
-    """Describes one model."""
+    """Describes one model, or one version of it."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_completion_pb2.ListModelsRequest, _completion_pb2.ListModelsResponse]
-    """Lists the models that are loaded."""
+    """Lists the models that are loaded, each as its newest version describes it."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_completion_pb2.CountTokensRequest, _completion_pb2.CountTokensResponse]
     """Counts the tokens of a prompt as the model would read it, the chat template applied."""
 
@@ -63,9 +63,9 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     passing, is the abort.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_completion_pb2.GetModelRequest, _completion_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Describes one model."""
+    """Describes one model, or one version of it."""
     ListModels: _aio.UnaryUnaryMultiCallable[_completion_pb2.ListModelsRequest, _completion_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models that are loaded."""
+    """Lists the models that are loaded, each as its newest version describes it."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_completion_pb2.CountTokensRequest, _completion_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of a prompt as the model would read it, the chat template applied."""
 
@@ -96,7 +96,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_completion_pb2.GetModelResponse, _abc.Awaitable[_completion_pb2.GetModelResponse]]:
-        """Describes one model."""
+        """Describes one model, or one version of it."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -104,7 +104,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_completion_pb2.ListModelsResponse, _abc.Awaitable[_completion_pb2.ListModelsResponse]]:
-        """Lists the models that are loaded."""
+        """Lists the models that are loaded, each as its newest version describes it."""
 
     @_abc_1.abstractmethod
     def CountTokens(

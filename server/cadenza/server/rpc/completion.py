@@ -58,12 +58,13 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
                     return
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
-        """Describes one model."""
-        return pb.GetModelResponse(model=model_message(self._models.resolve(request.model)))
+        """Describes one model, or one version of it."""
+        return pb.GetModelResponse(model=model_message(self._models.resolve(request.model), self._models))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
         """Lists the models that are loaded, by name."""
-        return pb.ListModelsResponse(models=map(model_message, self._models.newest()))
+        models = (model_message(model, self._models) for model in self._models.newest())
+        return pb.ListModelsResponse(models=models)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: _Context) -> pb.CountTokensResponse:
         """Tokenizes a prompt of any length."""
@@ -77,7 +78,7 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
         """From here on the request is the engine's; the stream must be closed."""
         call.log["model"] = request.model[:128]
         model = self._models.resolve(request.model)
-        call.log["model"] = model.name
+        call.log |= {"model": model.name, "version": model.version}
         arrival = self._arrival(request, context, call)
         call.log["client"] = arrival.client
         with model.dispatcher.enter(arrival) as place:

@@ -37,6 +37,7 @@ class Reply:
     def __init__(self, request_id: str, model: ServedModel, echo: Echo | None) -> None:
         self._request_id = request_id
         self._model = model.name
+        self._version = model.version
         self._tokenizer = model.tokenizer
         self._echo = echo
         self._begun: set[int] = set()
@@ -46,7 +47,10 @@ class Reply:
     def message(self, part: Part) -> pb.StreamCompletionResponse:
         """One message of a stream; the last carries usage and timing."""
         message = pb.StreamCompletionResponse(
-            request_id=self._request_id, model=self._model, choices=self._choices(part)
+            request_id=self._request_id,
+            model=self._model,
+            model_version=self._version,
+            choices=self._choices(part),
         )
         self._end(part, message)
         return message
@@ -54,7 +58,10 @@ class Reply:
     def whole(self, part: Part) -> pb.CreateCompletionResponse:
         """The answer to a unary call."""
         message = pb.CreateCompletionResponse(
-            request_id=self._request_id, model=self._model, choices=self._choices(part)
+            request_id=self._request_id,
+            model=self._model,
+            model_version=self._version,
+            choices=self._choices(part),
         )
         self._end(part, message)
         return message
