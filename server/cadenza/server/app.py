@@ -163,7 +163,7 @@ class Server:
         precision = Precision.Name(artifact.manifest.cpu.precision).removeprefix("PRECISION_").lower()
         info = {"version": str(artifact.version), "family": artifact.manifest.family, "precision": precision}
         dispatcher = Dispatcher(
-            loaded.runner,
+            [loaded.runner],
             loaded.tokenizer.token_bytes,
             name=artifact.name,
             limits=QueueLimits(

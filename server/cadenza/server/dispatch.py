@@ -1,7 +1,6 @@
-"""The asyncio side of an engine: admission, fan-out of its events, drain, and what happens when it breaks.
+"""The asyncio side of a model's engines: admission, fan-out of events, drain, and their failures.
 
-All state here belongs to the loop. The engine's thread is reached by its command queue, and it reaches the
-loop by one `call_soon_threadsafe` per step.
+All state here belongs to the loop; a replica stands for each engine and its thread.
 """
 
 import asyncio
@@ -9,26 +8,23 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
 from cadenza.server.admission import AdmissionQueue, Arrival, Place, QueueLimits
-from cadenza.server.engine.engine import Engine
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import (
     Admitted,
-    Cancel,
     Cancelled,
-    Drain,
     Failed,
     FailureCause,
     Finished,
     Progress,
     Request,
     StepReport,
-    Submit,
 )
 from cadenza.server.errors import (
     DeadlineExceededError,
@@ -40,27 +36,27 @@ from cadenza.server.errors import (
     StepFailedError,
 )
 from cadenza.server.metrics import ModelMetrics
-from cadenza.server.pace import Pace, Work
+from cadenza.server.pace import Ahead, Work
+from cadenza.server.replica import Replica, Running
 from cadenza.server.runner.base import Runner
 from cadenza.server.streams import Stream
 
 _log = structlog.get_logger(__name__)
 _CANCEL_SECONDS = 5.0
 """How long a drained engine may take to notice that everything was cancelled: a few of the slowest steps."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Running:
-    priority: int
-    begun: float
+_AFFINITY_TOKENS = 64
+"""Prompts that begin with the same so many tokens go to one replica where several are equally free."""
 
 
 class Dispatcher:
-    """Runs one model's engine in a thread of its own and hands its events to the calls that wait for them."""
+    """Runs one model's engines, a replica per runner, and hands their events to the calls that wait for them.
+
+    One queue is bounded for all. A request goes to the replica that has the fewest sequences and stays there.
+    """
 
     def __init__(
         self,
-        runner: Runner,
+        runners: Sequence[Runner],
         token_bytes: Sequence[bytes],
         *,
         name: str,
@@ -70,36 +66,41 @@ class Dispatcher:
         clock: Callable[[], float],
         on_failure: Callable[[], None],
     ) -> None:
-        """`clock` gives seconds that never go back; `name` is the model's, for logs and the thread.
+        """`clock` gives seconds that never go back; `name` is the model's, for logs and the threads.
 
-        `on_failure` is called on the loop when the engine has broken and its streams are ended.
+        `on_failure` is called on the loop when the last engine has broken and its streams are ended.
         """
         self.name = name
-        self._runner = runner
-        self._engine = Engine(runner, token_bytes, options=options, clock=clock, report=self._report)
+        self._replicas = [
+            Replica(
+                runner,
+                token_bytes,
+                name=f"engine-{name}-{index}",
+                options=options,
+                clock=clock,
+                listener=self,
+            )
+            for index, runner in enumerate(runners)
+        ]
         self._client_weights = options.client_weights
         self._metrics = metrics
         self._clock = clock
         self._queue = AdmissionQueue(limits)
-        self._pace = Pace(runner.limits)
         self._streams: dict[str, Stream] = {}
-        self._waiting: dict[str, Place] = {}
-        self._running: dict[str, _Running] = {}
-        """Requests whose first step has begun, first to last."""
+        self._homes: dict[str, Replica] = {}
+        """By key, of the requests in _streams."""
         self._keys = itertools.count()
         self._reading = 0
         """Requests that have a place and whose prompts are being read."""
         self._draining = False
-        self._told_engine = False
-        """No request reaches the engine any more: it was told to stop when it has finished."""
+        self._told_engines = False
+        """No request reaches the engines any more: they were told to stop when they have finished."""
         self._on_failure = on_failure
-        self._failed = False
-        self._ended = asyncio.Event()
 
     def start(self) -> None:
-        """Starts the engine's thread; the running loop gets its events."""
-        self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._run_engine, name=f"engine-{self.name}", daemon=True).start()
+        """Starts the engines' threads; the running loop gets their events."""
+        for replica in self._replicas:
+            replica.start()
 
     @contextlib.contextmanager
     def enter(self, arrival: Arrival) -> Iterator[Place]:
@@ -108,7 +109,7 @@ class Dispatcher:
         Raises what `submit` does, as far as it can be known already: a refusal costs no tokenizing then.
         """
         self._check_open(arrival)
-        self._check_deadline(arrival, prompt_tokens=1, n=1, sure_tokens=1)
+        self._check_deadline(self._freest(()), arrival, prompt_tokens=1, n=1, sure_tokens=1)
         place = self._queue.enter(arrival, self._clock())
         self._reading += 1
         try:
@@ -117,7 +118,7 @@ class Dispatcher:
             if not place.kept:
                 self._queue.leave(place)
             self._reading -= 1
-            self._tell_engine_of_drain()
+            self._tell_engines_of_drain()
 
     def submit(self, request: Request, place: Place) -> Stream:
         """Takes a request in, at once or not at all.
@@ -130,59 +131,75 @@ class Dispatcher:
         prompt_tokens = len(request.prompt_token_ids)
         self._check_usable(place.arrival)
         place.sure_tokens = _sure_tokens(request)
-        self._check_deadline(place.arrival, prompt_tokens, request.n, place.sure_tokens)
+        replica = self._freest(request.prompt_token_ids)
+        self._check_deadline(replica, place.arrival, prompt_tokens, request.n, place.sure_tokens)
         self._queue.fill(place, prompt_tokens, self._clock())
         place.kept = True
         key = f"{next(self._keys)}-{request.request_id}"
         stream = Stream(request.request_id, key, self._close)
         self._streams[key] = stream
-        self._waiting[key] = place
-        self._metrics.waiting(len(self._waiting))
-        self._engine.commands.put(Submit(dataclasses.replace(request, request_id=key)))
+        self._homes[key] = replica
+        replica.submit(dataclasses.replace(request, request_id=key), place)
+        self._say_waiting()
         return stream
 
     def step_seconds(self) -> float:
-        """How long the step that now runs has been running; 0 where none runs."""
-        began = self._engine.step_began
-        return 0.0 if began is None else self._clock() - began
+        """How long the longest of the steps that now run has been running; 0 where none runs."""
+        return max(replica.step_seconds() for replica in self._replicas)
 
     def set_stalled(self, stalled: bool) -> None:
         """Says in the metrics whether the watchdog finds the step that runs too long."""
         self._metrics.stalled(stalled)
 
     def begin_drain(self) -> None:
-        """Refuses new requests from now on; the engine stops when those that have a place are finished."""
+        """Refuses new requests from now on; the engines stop when those that have a place are finished."""
         self._draining = True
-        self._tell_engine_of_drain()
+        self._tell_engines_of_drain()
 
     async def drain(self, seconds: float) -> bool:
-        """Waits for the engine to finish; what is not finished in `seconds` is cancelled.
+        """Waits for the engines to finish; what is not finished in `seconds` is cancelled.
 
-        Returns whether the engine has stopped: False only where a step of its runner hangs.
+        Returns whether all have stopped: False only where a step of a runner hangs.
         """
         self.begin_drain()
         if not await self._ends_within(seconds):
             _log.warning("drain_cancels", model=self.name, requests=len(self._streams))
-            self._tell_engine_of_drain(at_once=True)
+            self._tell_engines_of_drain(at_once=True)
             for key in self._streams:
-                self._engine.commands.put(Cancel(key))
+                self._homes[key].cancel(key)
             if not await self._ends_within(_CANCEL_SECONDS):
-                self._end_streams(lambda _: DrainingError())
+                _end_streams(self._streams.values(), lambda _: DrainingError())
                 return False
         return True
 
     async def _ends_within(self, seconds: float) -> bool:
         try:
-            await asyncio.wait_for(self._ended.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                for replica in self._replicas:
+                    await replica.ended.wait()
         except TimeoutError:
             return False
         return True
 
-    def _tell_engine_of_drain(self, *, at_once: bool = False) -> None:
-        """Once no request is on its way to it, or `at_once`."""
-        if self._draining and not self._told_engine and (at_once or not self._reading):
-            self._told_engine = True
-            self._engine.commands.put(Drain())
+    def _tell_engines_of_drain(self, *, at_once: bool = False) -> None:
+        """Once no request is on its way to them, or `at_once`."""
+        if self._draining and not self._told_engines and (at_once or not self._reading):
+            self._told_engines = True
+            for replica in self._replicas:
+                replica.drain()
+
+    def _working(self) -> list[Replica]:
+        return [replica for replica in self._replicas if not replica.broken]
+
+    def _freest(self, prompt_token_ids: Sequence[int]) -> Replica:
+        """With the fewest sequences; among equals the one that prompts of this beginning go to."""
+        working = self._working()
+        fewest = min(replica.sequences for replica in working)
+        equals = [replica for replica in working if replica.sequences == fewest]
+        return equals[zlib.crc32(array("i", prompt_token_ids[:_AFFINITY_TOKENS])) % len(equals)]
+
+    def _say_waiting(self) -> None:
+        self._metrics.waiting(sum(len(replica.waiting) for replica in self._replicas))
 
     def _check_open(self, arrival: Arrival) -> None:
         self._check_usable(arrival)
@@ -190,57 +207,53 @@ class Dispatcher:
             raise DrainingError
 
     def _check_usable(self, arrival: Arrival) -> None:
-        if self._failed:
+        if not self._working():
             raise EngineFailedError(arrival.request_id)
-        if self._told_engine:
+        if self._told_engines:
             raise DrainingError
         if arrival.deadline <= self._clock():
             raise DeadlineExceededError
 
-    def _check_deadline(self, arrival: Arrival, prompt_tokens: int, n: int, sure_tokens: int) -> None:
+    def _check_deadline(
+        self, replica: Replica, arrival: Arrival, prompt_tokens: int, n: int, sure_tokens: int
+    ) -> None:
         if math.isinf(arrival.deadline):
             return
         now = self._clock()
-        passes = any(running.priority < arrival.priority for running in self._running.values())
+        running = replica.running.values()
+        passes = any(one.priority < arrival.priority for one in running)
         work = Work(prompt_tokens, n, sure_tokens, needs_free_slot=not passes)
-        ahead = self._queue.ahead(arrival, prompt_tokens, self._client_weights)
-        seconds = self._pace.seconds(work, ahead, now, [running.begun for running in self._running.values()])
+        seconds = replica.pace.seconds(
+            work, self._ahead(arrival, prompt_tokens), now, [one.begun for one in running]
+        )
         if now + seconds > arrival.deadline:
             raise DeadlineUnreachableError(seconds, arrival.deadline - now)
 
+    def _ahead(self, arrival: Arrival, prompt_tokens: int) -> Ahead:
+        """What waits before a request on one replica: all have about the same."""
+        ahead = self._queue.ahead(arrival, prompt_tokens, self._client_weights)
+        replicas = len(self._working())
+        return Ahead(ahead.requests / replicas, ahead.prompt_tokens / replicas)
+
     def _close(self, stream: Stream) -> None:
-        if self._streams.pop(stream.key, None) is not None and not stream.ended:
-            self._engine.commands.put(Cancel(stream.key))
-            self._metrics.cancelled(self._stage(stream), "client")
+        if (replica := self._take(stream)) is not None and not stream.ended:
+            replica.cancel(stream.key)
+            self._metrics.cancelled(_stage(stream, replica), "client")
 
-    def _stage(self, stream: Stream) -> str:
-        if stream.key in self._waiting:
-            return "queue"
-        return "decode" if stream.last_token_at else "prefill"
+    def _take(self, stream: Stream) -> Replica | None:
+        """Forgets a stream; returns where its request is, None where the stream is not known any more."""
+        self._streams.pop(stream.key, None)
+        return self._homes.pop(stream.key, None)
 
-    def _run_engine(self) -> None:
-        """The engine's thread."""
-        failure: BaseException | None = None
-        try:
-            with contextlib.closing(self._runner):
-                self._engine.run()
-        except BaseException as error:  # noqa: BLE001 whatever ends the engine must reach the loop
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._engine_ended, failure)
-
-    def _report(self, report: StepReport) -> None:
-        """Called by the engine's thread."""
-        self._loop.call_soon_threadsafe(self._deliver, report, self._clock())
-
-    def _deliver(self, report: StepReport, now: float) -> None:
+    def deliver(self, replica: Replica, report: StepReport, now: float) -> None:
+        """Hands out what a step brought."""
         generated = ended = 0
         intervals: dict[float, int] = {}
         for event in report.events:
             stream = self._streams.get(event.request_id)
             if not isinstance(event, Progress):
-                ended += isinstance(event, Cancelled | Failed) and event.request_id in self._running
-                self._change(event, stream, now)
+                ended += isinstance(event, Cancelled | Failed) and event.request_id in replica.running
+                self._change(replica, event, stream, now)
                 continue
             generated += len(event.token_ids)
             ended += event.finish_reason is not None
@@ -250,46 +263,52 @@ class Dispatcher:
                 if event.finish_reason is not None:
                     self._metrics.choice_finished(event.finish_reason)
                 stream.push(event)
-        self._pace.learn(report, ended, now)
-        self._metrics.step(report, generated, intervals)
-        self._give_up_waiting(now)
+        replica.pace.learn(report, ended, now)
+        others = [one.last_report for one in self._replicas if one is not replica]
+        self._metrics.step(report, generated, intervals, [other for other in others if other is not None])
+        self._give_up_waiting(replica, now)
 
-    def _give_up_waiting(self, now: float) -> None:
+    def _give_up_waiting(self, replica: Replica, now: float) -> None:
         """Ends what waits and could not be done in time if its first step came now: others get its place."""
-        token_seconds = self._pace.token_seconds(1, now)
-        for key, place in self._waiting.items():
+        token_seconds = replica.pace.token_seconds(1, now)
+        for key, place in replica.waiting.items():
             seconds, left = (place.sure_tokens - 1) * token_seconds, place.arrival.deadline - now
-            if seconds > left and (stream := self._streams.pop(key, None)) is not None:
+            if seconds > left and (stream := self._streams.get(key)) is not None:
+                self._take(stream)
                 stream.end(DeadlineUnreachableError(seconds, left))
-                self._engine.commands.put(Cancel(key))
+                replica.cancel(key)
                 self._metrics.cancelled("queue", "deadline")
 
     def _change(
-        self, event: Admitted | Finished | Cancelled | Failed, stream: Stream | None, now: float
+        self,
+        replica: Replica,
+        event: Admitted | Finished | Cancelled | Failed,
+        stream: Stream | None,
+        now: float,
     ) -> None:
         """What happens once per request: it leaves the queue, it ends."""
         if stream is not None and not isinstance(event, Admitted):
-            self._end(event, stream)
-        place = self._waiting.pop(event.request_id, None)
+            self._end(replica, event, stream)
+        place = replica.waiting.pop(event.request_id, None)
         if place is not None:
             self._queue.leave(place)
-            self._metrics.waiting(len(self._waiting))
+            self._say_waiting()
         if not isinstance(event, Admitted):
-            self._running.pop(event.request_id, None)
+            replica.forget(event.request_id)
             self._queue.ended(now)
         elif place is not None:
-            self._running[event.request_id] = _Running(place.arrival.priority, now)
+            replica.running[event.request_id] = Running(place.arrival.priority, now)
 
-    def _end(self, event: Finished | Cancelled | Failed, stream: Stream) -> None:
+    def _end(self, replica: Replica, event: Finished | Cancelled | Failed, stream: Stream) -> None:
         match event:
             case Finished():
                 self._metrics.finished(event, len(stream.last_token_at))
                 stream.end(event)
             case Cancelled(deadline_exceeded=True):
-                self._metrics.cancelled(self._stage(stream), "deadline")
+                self._metrics.cancelled(_stage(stream, replica), "deadline")
                 stream.end(DeadlineExceededError())
             case Cancelled():
-                self._metrics.cancelled(self._stage(stream), "drain")
+                self._metrics.cancelled(_stage(stream, replica), "drain")
                 stream.end(DrainingError())
             case Failed(cause=cause, message=message):
                 _log.error(
@@ -302,19 +321,40 @@ class Dispatcher:
                 self._metrics.failed(cause)
                 stream.end(_failure(cause, stream.request_id))
 
-    def _engine_ended(self, failure: BaseException | None) -> None:
-        if failure is not None:
-            _log.error("engine_failed", model=self.name, requests=len(self._streams), exc_info=failure)
-            self._metrics.engine_failed()
-            self._failed = True
-            self._end_streams(lambda stream: EngineFailedError(stream.request_id))
+    def engine_ended(self, replica: Replica, failure: BaseException | None) -> None:
+        """Ends the streams of an engine that broke; while other replicas work, new requests go to them."""
+        if failure is None:
+            return
+        streams = [self._streams[key] for key, home in self._homes.items() if home is replica]
+        working = len(self._working())
+        _log.error(
+            "engine_failed",
+            model=self.name,
+            requests=len(streams),
+            engines_left=working,
+            exc_info=failure,
+        )
+        self._metrics.engine_failed()
+        _end_streams(streams, lambda stream: EngineFailedError(stream.request_id))
+        for place in replica.waiting.values():
+            self._queue.leave(place)
+        replica.waiting.clear()
+        self._say_waiting()
+        if not working:
             self._on_failure()
-        self._ended.set()
 
-    def _end_streams(self, error: Callable[[Stream], RequestError]) -> None:
-        for stream in self._streams.values():
-            if not stream.ended:
-                stream.end(error(stream))
+
+def _end_streams(streams: Iterable[Stream], error: Callable[[Stream], RequestError]) -> None:
+    for stream in streams:
+        if not stream.ended:
+            stream.end(error(stream))
+
+
+def _stage(stream: Stream, replica: Replica) -> str:
+    """How far a request has come."""
+    if stream.key in replica.waiting:
+        return "queue"
+    return "decode" if stream.last_token_at else "prefill"
 
 
 def _sure_tokens(request: Request) -> int:

@@ -5,7 +5,7 @@ waits for the same lock.
 """
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily
@@ -208,10 +208,21 @@ class ModelMetrics:
         self._step_sequences = metrics.step_sequences.labels(model)
         self._itl = metrics.itl.series(model)
 
-    def step(self, report: StepReport, generated_tokens: int, intervals: Mapping[float, int]) -> None:
-        """One step; `intervals` counts the sequences by seconds since their token before."""
-        self._running.set(report.running)
-        self._kv_usage.set(report.kv_blocks_used / max(1, report.kv_blocks_total))
+    def step(
+        self,
+        report: StepReport,
+        generated_tokens: int,
+        intervals: Mapping[float, int],
+        others: Sequence[StepReport] = (),
+    ) -> None:
+        """One step; `intervals` counts the sequences by seconds since their token before.
+
+        `others` are the last reports of the model's other engines.
+        """
+        last = (report, *others)
+        self._running.set(sum(one.running for one in last))
+        total = sum(one.kv_blocks_total for one in last)
+        self._kv_usage.set(sum(one.kv_blocks_used for one in last) / max(1, total))
         if report.preemptions:
             self._preemptions.inc(report.preemptions)
         if report.prompt_tokens_looked_up:
