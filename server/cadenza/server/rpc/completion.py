@@ -1,24 +1,18 @@
 """cadenza.v1.CompletionService: the methods, from wire to engine and back."""
 # ruff: noqa: N802, ARG002  the names and the signatures are grpc's
 
-import math
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
-import grpc
-
-from cadenza.server.admission import Arrival
 from cadenza.server.models import ModelTable
-from cadenza.server.rpc.call import Call, client_id, current_call
+from cadenza.server.rpc.call import Call, current_call
+from cadenza.server.rpc.intake import Context, read_arrival, submit
 from cadenza.server.rpc.model import model_message
-from cadenza.server.rpc.parameters import read_priority, read_request
+from cadenza.server.rpc.parameters import read_priority
 from cadenza.server.rpc.prompt import read_prompt
 from cadenza.server.rpc.reply import Echo, Reply
 from cadenza.server.streams import Stream
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
-
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CompletionServicer(pb_grpc.CompletionServiceServicer):
@@ -32,7 +26,7 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
         self._clock = clock
 
     async def CreateCompletion(
-        self, request: pb.CreateCompletionRequest, context: _Context
+        self, request: pb.CreateCompletionRequest, context: Context
     ) -> pb.CreateCompletionResponse:
         """Answers when every choice has ended."""
         call = current_call.get()
@@ -43,7 +37,7 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
         return response
 
     async def StreamCompletion(
-        self, request: pb.StreamCompletionRequest, context: _Context
+        self, request: pb.StreamCompletionRequest, context: Context
     ) -> AsyncIterator[pb.StreamCompletionResponse]:
         """Answers with all that is new, as often as the client takes it."""
         call = current_call.get()
@@ -57,47 +51,33 @@ class CompletionServicer(pb_grpc.CompletionServiceServicer):
                 if part.finished is not None:
                     return
 
-    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describes one model, or one version of it."""
         return pb.GetModelResponse(model=model_message(self._models.resolve(request.model), self._models))
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that are loaded, by name."""
         models = (model_message(model, self._models) for model in self._models.newest())
         return pb.ListModelsResponse(models=models)
 
-    async def CountTokens(self, request: pb.CountTokensRequest, context: _Context) -> pb.CountTokensResponse:
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """Tokenizes a prompt of any length."""
         model = self._models.resolve(request.model)
         token_ids = await read_prompt(request.prompt, model, None)
         return pb.CountTokensResponse(prompt_tokens=len(token_ids), token_ids=token_ids)
 
     async def _submit(
-        self, request: pb.CreateCompletionRequest | pb.StreamCompletionRequest, context: _Context, call: Call
+        self, request: pb.CreateCompletionRequest | pb.StreamCompletionRequest, context: Context, call: Call
     ) -> tuple[Stream, Reply]:
         """From here on the request is the engine's; the stream must be closed."""
         call.log["model"] = request.model[:128]
         model = self._models.resolve(request.model)
         call.log |= {"model": model.name, "version": model.version}
-        arrival = self._arrival(request, context, call)
+        priority = read_priority(request.parameters)
+        arrival = read_arrival(context, call, self._clock, size=request.ByteSize(), priority=priority)
         call.log["client"] = arrival.client
         with model.dispatcher.enter(arrival) as place:
-            token_ids = await read_prompt(request.prompt, model, model.max_context - 1)
-            engine_request = read_request(request.parameters, token_ids, model, arrival)
-            stream = model.dispatcher.submit(engine_request, place)
+            stream, token_ids = await submit(request.prompt, request.parameters, model, place)
         has_bos = request.prompt.HasField("text") and model.artifact.manifest.tokenizer.add_bos_token
         echo = Echo(token_ids, has_bos=has_bos) if request.parameters.echo else None
         return stream, Reply(call.request_id, model, echo)
-
-    def _arrival(
-        self, request: pb.CreateCompletionRequest | pb.StreamCompletionRequest, context: _Context, call: Call
-    ) -> Arrival:
-        remaining: float | None = context.time_remaining()
-        return Arrival(
-            request_id=call.request_id,
-            time=call.arrival,
-            deadline=math.inf if remaining is None else self._clock() + remaining,
-            size=request.ByteSize(),
-            client=client_id(context.invocation_metadata() or (), context.peer()),
-            priority=read_priority(request.parameters),
-        )
