@@ -92,7 +92,13 @@ class Server:
             limit=settings.watchdog_seconds,
             on_change=self._say_health,
         )
-        self._grpc = GrpcServer(self._models, self._metrics, clock, settings.max_message_bytes)
+        self._grpc = GrpcServer(
+            self._models,
+            self._metrics,
+            clock,
+            max_message_bytes=settings.max_message_bytes,
+            tensorflow_serving=settings.tensorflow_serving,
+        )
         self._http = HttpServer(self._registry, lambda: self._ready)
         self.engine_failed = asyncio.Event()
         """Set when an engine has broken; what is left to do is to stop."""

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
     )
+    tensorflow_serving: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="answer TensorFlow Serving's API on the gRPC port: on, off, or auto: where "
+        "tensorflow-serving-api is installed",
+    )
     device: Literal["auto", "cpu", "gpu", "tpu"] = Field(
         "auto", description="auto (the best that is there), cpu, gpu or tpu"
     )
@@ -269,6 +274,7 @@ _METAVARS = {
     "pin": "MODEL=VERSION",
     "version_label": "MODEL:LABEL=VERSION",
     "host": "ADDRESS",
+    "tensorflow_serving": "WHEN",
     "device": "DEVICE",
     "runner": "RUNNER",
     "precision": "PRECISION",

@@ -21,7 +21,7 @@ _LONGEST_VERSION = 18
 """Digits; a longer number is no int64."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedModel:
     """One loaded version: how its prompts become tokens, and the engine that completes them."""
 

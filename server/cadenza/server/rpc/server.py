@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,6 +13,7 @@ from cadenza.server.metrics import Metrics
 from cadenza.server.models import ModelTable
 from cadenza.server.rpc.completion import CompletionServicer
 from cadenza.server.rpc.interceptor import CallInterceptor
+from cadenza.server.rpc.tfserving import registration as tfserving
 from cadenza.v1 import completion_pb2, completion_pb2_grpc
 
 SERVICE = completion_pb2.DESCRIPTOR.services_by_name["CompletionService"].full_name
@@ -21,11 +23,24 @@ _LAST_BYTES_SECONDS = 0.5
 
 
 class GrpcServer:
-    """CompletionService, health and reflection on one port. Health begins as NOT_SERVING."""
+    """All services on one port: CompletionService, TensorFlow Serving's, health and reflection.
+
+    Health begins as NOT_SERVING.
+    """
 
     def __init__(
-        self, models: ModelTable, metrics: Metrics, clock: Callable[[], float], max_message_bytes: int
+        self,
+        models: ModelTable,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        max_message_bytes: int,
+        tensorflow_serving: Literal["auto", "on", "off"],
     ) -> None:
+        """`tensorflow_serving` says whether its API is answered too; auto: where it is installed."""
+        self._models = models
+        self._clock = clock
+        self._tensorflow_serving: Literal["auto", "on", "off"] = tensorflow_serving
         self._calls = CallInterceptor(metrics, clock)
         self._server = grpc.aio.server(
             interceptors=[self._calls],
@@ -38,14 +53,15 @@ class GrpcServer:
             ],
         )
         self._health = health.aio.HealthServicer()
-        completion_pb2_grpc.add_CompletionServiceServicer_to_server(
-            CompletionServicer(models, clock), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), self._server)
+        self._services: tuple[str, ...] = ()
+        """Whose health is told, by full name."""
 
     async def start(self, host: str, port: int) -> int:
-        """Listens and returns the true port. Raises StartupError where the port cannot be had."""
+        """Listens and returns the true port.
+
+        Raises StartupError where the port, or TensorFlow Serving's API, cannot be had.
+        """
+        self._add_services()
         await self.set_serving(False)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -58,11 +74,11 @@ class GrpcServer:
         return true_port
 
     async def set_serving(self, serving: bool) -> None:
-        """What health answers from now on, for the server and for CompletionService."""
+        """What health answers from now on, for the server and for each of its services."""
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        await asyncio.gather(self._health.set("", status), self._health.set(SERVICE, status))
+        await asyncio.gather(*(self._health.set(service, status) for service in ("", *self._services)))
 
     async def stop(self, grace: float) -> None:
         """Stops; calls that have not ended in `grace` seconds are cancelled.
@@ -71,3 +87,14 @@ class GrpcServer:
         """
         await self._calls.wait_idle(grace)
         await self._server.stop(_LAST_BYTES_SECONDS)
+
+    def _add_services(self) -> None:
+        completion_pb2_grpc.add_CompletionServiceServicer_to_server(
+            CompletionServicer(self._models, self._clock), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._services = (
+            SERVICE,
+            *tfserving.add_services(self._server, self._models, self._clock, self._tensorflow_serving),
+        )
+        reflection.enable_server_reflection((*self._services, _HEALTH, reflection.SERVICE_NAME), self._server)
