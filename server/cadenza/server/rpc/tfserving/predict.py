@@ -40,7 +40,7 @@ def find_run(signature: str) -> _Run:
 
 
 async def _serving_default(model: ServedModel, inputs: Inputs, arrival: Arrival) -> Outputs:
-    rows = [Row(prompt, pb.CompletionParameters(temperature=0)) for prompt in inputs["prompt"]]
+    rows = [Row("prompt", prompt, pb.CompletionParameters(temperature=0)) for prompt in inputs["prompt"]]
     done = await _complete_rows(rows, model, arrival)
     return {"completion": _texts(done)}
 
@@ -53,7 +53,7 @@ async def _complete(model: ServedModel, inputs: Inputs, arrival: Arrival) -> Out
                 f"inputs[{name}]",
                 f"{name} needs one value for each prompt: it has {len(column)} for {len(prompts)} prompts",
             )
-    rows = [Row(prompt, _parameters(*values)) for prompt, *values in zip(*columns, strict=True)]
+    rows = [Row("prompt", prompt, _parameters(*values)) for prompt, *values in zip(*columns, strict=True)]
     done = await _complete_rows(rows, model, arrival)
     reasons = [one.progress.finish_reason for one in done]
     return {
@@ -83,7 +83,7 @@ async def _detokenize(model: ServedModel, inputs: Inputs, _arrival: Arrival) -> 
 async def _score(model: ServedModel, inputs: Inputs, arrival: Arrival) -> Outputs:
     """The engine judges prompts on the way to one token more, which nobody reads."""
     parameters = pb.CompletionParameters(max_tokens=1, temperature=0, echo=True, logprobs=0)
-    rows = [Row(text, parameters) for text in inputs["text"]]
+    rows = [Row("text", text, parameters) for text in inputs["text"]]
     done = await _complete_rows(rows, model, arrival)
     scores = [[0.0, *(one.logprob for one in row.progress.prompt_logprobs)] for row in done]
     return {"logprob": padded(scores, np.float32), "length": _lengths(scores)}

@@ -18,6 +18,8 @@ from cadenza.v1 import completion_pb2 as pb
 class Row:
     """One prompt and how to complete it."""
 
+    name: str
+    """Of the input that the prompt comes from."""
     prompt: bytes
     parameters: pb.CompletionParameters
 
@@ -49,7 +51,7 @@ async def complete(rows: Sequence[Row], model: ServedModel, arrival: Arrival) ->
                 try:
                     stream, _ = await submit(prompt, row.parameters, model, place)
                 except InvalidRequestError as error:
-                    raise _of_row(error, index) from error
+                    raise _of_row(error, row, index) from error
                 submitted.append(streams.enter_context(stream))
         return await _results(submitted)
 
@@ -77,10 +79,10 @@ def _first(errors: BaseExceptionGroup[RequestError]) -> RequestError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _of_row(error: InvalidRequestError, row: int) -> InvalidRequestError:
-    """The error with the input's name and the row in place of the parameter's."""
-    name = error.field.removeprefix("parameters.").removesuffix(".text")
-    field = f"inputs[{name}][{row}]"
+def _of_row(error: InvalidRequestError, row: Row, index: int) -> InvalidRequestError:
+    """The error with the input's name and its row in place of the parameter's."""
+    name = row.name if error.field.startswith("prompt") else error.field.removeprefix("parameters.")
+    field = f"inputs[{name}][{index}]"
     message = error.message.replace(error.field, field)
     return InvalidRequestError(
         error.reason,

@@ -1,0 +1,125 @@
+"""TensorFlow Serving's client on the real model gets what TensorFlow makes of the SavedModel."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from deploy.demo.serving import ServerProcess, serve
+from tests.real.cpu_program import CACHE
+
+pytestmark = pytest.mark.real_model
+
+PROMPTS = ["The quick brown fox", "def fibonacci(n):", "東京は日本の首都で、"]
+Predict = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def float32_server(real_float32: Path) -> Iterator[ServerProcess]:
+    with serve({"smollm2": real_float32}, "--cache-dir", str(CACHE), "--tensorflow-serving", "on") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def predict(float32_server: ServerProcess) -> Iterator[Predict]:
+    """As TensorFlow Serving's documentation has it: a stub, a request, tensors made by TensorFlow."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    with grpc.insecure_channel(float32_server.target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def run(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = "smollm2"
+            request.model_spec.signature_name = signature
+            for name, value in inputs.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            result = stub.Predict(request, 60.0)
+            return {name: tf.make_ndarray(proto) for name, proto in result.outputs.items()}
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def saved_model(real_float32: Path) -> Predict:
+    """The SavedModel, run by TensorFlow."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(real_float32))
+
+    def run(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        outputs = model.signatures[signature](**tensors)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    return run
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].tolist() == array.tolist(), name
+
+
+def test_serving_default_is_the_saved_models(predict: Predict, saved_model: Predict) -> None:
+    inputs = {"prompt": np.array(PROMPTS[:1], object)}
+    assert_equal(predict("serving_default", inputs), saved_model("serving_default", inputs))
+
+
+def test_complete_is_the_saved_models_greedy_and_sampled(predict: Predict, saved_model: Predict) -> None:
+    inputs = {
+        "prompt": np.array([*PROMPTS, PROMPTS[0]], object),
+        "max_tokens": np.array([12, 3, 8, 12], np.int32),
+        "temperature": np.array([0, 0, 0, 0.8], np.float32),
+        "top_k": np.array([0, 0, 0, 40], np.int32),
+        "top_p": np.array([1, 1, 1, 0.9], np.float32),
+        "seed": np.array([0, 0, 0, -7], np.int64),
+    }
+    assert_equal(predict("complete", inputs), saved_model("complete", inputs))
+
+
+def test_tokenize_and_detokenize_are_the_saved_models(predict: Predict, saved_model: Predict) -> None:
+    texts = [*PROMPTS, "", "<|im_start|>user\n", b"broken \xe6\x9d utf-8"]
+    inputs = {"text": np.array(texts, object)}
+    tokens = predict("tokenize", inputs)
+    assert_equal(tokens, saved_model("tokenize", inputs))
+    assert_equal(predict("detokenize", tokens), saved_model("detokenize", tokens))
+
+
+def test_score_is_the_saved_models(predict: Predict, saved_model: Predict) -> None:
+    inputs = {"text": np.array(PROMPTS, object)}
+    found, expected = predict("score", inputs), saved_model("score", inputs)
+    assert found["length"].tolist() == expected["length"].tolist()
+    assert found["logprob"].dtype == expected["logprob"].dtype
+    np.testing.assert_allclose(found["logprob"], expected["logprob"], atol=2e-4)
+
+
+def test_metadata_are_the_saved_models_signatures(float32_server: ServerProcess, real_float32: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_pb2_grpc
+
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "smollm2"
+    with grpc.insecure_channel(float32_server.target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        response = stub.GetModelMetadata(request, 10.0)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(found)
+    (graph,) = saved_model_pb2.SavedModel.FromString(
+        (real_float32 / "saved_model.pb").read_bytes()
+    ).meta_graphs
+    assert found.signature_def == graph.signature_def
+    assert "logits" in found.signature_def
+
+
+def test_the_server_has_not_loaded_tensorflow(float32_server: ServerProcess, predict: Predict) -> None:
+    predict("tokenize", {"text": np.array(["a"], object)})
+    maps = Path(f"/proc/{float32_server.process.pid}/maps").read_text(encoding="utf-8")
+    assert "ai_edge_litert" in maps
+    assert "/tensorflow/" not in maps
+    (line,) = [line for line in float32_server.log if line["event"] == "tensorflow_serving_api"]
+    assert line["served"]
