@@ -53,6 +53,7 @@ class Models:
         self.opened = functools.cache(lambda case: open_source(self.source(case)))
         self.artifact = functools.cache(self._export)
         self.logits: Callable[[Case, Precision], LogitsFunction] = functools.cache(self._load)
+        self.variables = functools.cache(self._variables)
         self.decoder = functools.cache(self._decoder)
         self.runner = functools.cache(self._run)
 
@@ -72,19 +73,27 @@ class Models:
     def _load(self, case: Case, precision: Precision) -> LogitsFunction:
         return load_logits(self.artifact(case, precision))
 
+    def _variables(self, case: Case) -> Any:
+        """The source's weights as the SavedModel's variables."""
+        import tensorflow as tf
+
+        opened = self.opened(case)
+        load = opened.blueprint.load
+        return opened.blueprint.weights.map(
+            lambda name, parts: tf.Variable(load(parts, opened.source), trainable=False, name=name)
+        )
+
     def _decoder(self, case: Case) -> LogitsFunction:
         """The decoder's functions on the source's weights, without a SavedModel around them."""
         import tensorflow as tf
 
         from cadenza.export import decoder
 
-        opened = self.opened(case)
-        blueprint = opened.blueprint
-        weights = blueprint.weights.map(lambda _, parts: tf.constant(blueprint.load(parts, opened.source)))
+        config, weights = self.opened(case).blueprint.config, self.variables(case)
 
         def logits(token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
             ids = tf.constant([token_ids], tf.int32)
-            rows: npt.NDArray[np.float32] = decoder.logits(blueprint.config, weights, ids)[0].numpy()
+            rows: npt.NDArray[np.float32] = decoder.logits(config, weights, ids)[0].numpy()
             return rows
 
         return logits

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from cadenza.export import precision
 from cadenza.export.model import Activation, Affine, DecoderConfig, DecoderWeights, LayerWeights, Norm
 
 Layer = LayerWeights[tf.Tensor]
@@ -49,14 +50,16 @@ def rms_norm(config: DecoderConfig, weights: Affine[tf.Tensor], hidden: tf.Tenso
 
 def linear(weights: Affine[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
     """[R, inputs] by a matrix [outputs, inputs] (+ bias) -> [R, outputs]."""
-    product = tf.matmul(rows, weights.weight, transpose_b=True)
+    product = precision.multiply(rows, weights.weight)
     return product if weights.bias is None else product + weights.bias
 
 
 def embed(weights: Weights, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     """Token ids and positions, both [R] -> hidden states float32 [R, hidden_size]."""
-    hidden = _rows(weights.embedding, token_ids)
-    return hidden if weights.positions is None else hidden + _rows(weights.positions, positions)
+    hidden = precision.look_up(weights.embedding, token_ids)
+    if weights.positions is None:
+        return hidden
+    return hidden + precision.look_up(weights.positions, positions)
 
 
 def attention_input(config: DecoderConfig, layer: Layer, hidden: tf.Tensor) -> tf.Tensor:
@@ -114,7 +117,7 @@ def attend(config: DecoderConfig, query: tf.Tensor, cache: LayerCache, visible: 
         config: the decoder's sizes.
         query: [B, T, heads, head_dim], rotated.
         cache: of S positions.
-        visible: bool, [B or 1, T, S]; each query sees one position at least.
+        visible: bool, [B or 1, T, S]; a query that sees no position gets the mean of all values.
 
     Returns:
         [B * T, query_size].
@@ -125,11 +128,12 @@ def attend(config: DecoderConfig, query: tf.Tensor, cache: LayerCache, visible: 
     rows = tf.reshape(
         tf.transpose(grouped, [0, 2, 3, 1, 4]), [batch, kv_heads, group * length, config.head_dim]
     )
-    scores = tf.matmul(rows * config.attention_scale, cache.keys, transpose_b=True)
+    scores = precision.matmul(rows * config.attention_scale, cache.keys, transpose_b=True)
     scores = tf.reshape(scores, [batch, kv_heads, group, length, tf.shape(cache.keys)[2]])
     scores = tf.where(visible[:, None, None], scores, scores.dtype.min)
     shares = tf.reshape(tf.nn.softmax(scores), [batch, kv_heads, group * length, tf.shape(cache.keys)[2]])
-    mixed = tf.reshape(tf.matmul(shares, cache.values), [batch, kv_heads, group, length, config.head_dim])
+    mixed = precision.matmul(shares, cache.values)
+    mixed = tf.reshape(mixed, [batch, kv_heads, group, length, config.head_dim])
     return tf.reshape(tf.transpose(mixed, [0, 3, 1, 2, 4]), [batch * length, config.query_size])
 
 
@@ -243,11 +247,6 @@ def logits(
     everywhere = tf.tile(positions[None], [batch, 1])
     hidden, _ = advance(empty_cache(config, batch), token_ids, everywhere, visible)
     return tf.reshape(head(config, weights, hidden), [batch, length, config.vocabulary_size])
-
-
-def _rows(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """Rows of a table that may be a variable: read whole, as a sparse read makes later dense reads copy."""
-    return tf.cast(tf.gather(tf.convert_to_tensor(table), indices), tf.float32)
 
 
 def _float32(_name: str, weight: tf.Tensor) -> tf.Tensor:

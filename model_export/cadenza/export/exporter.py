@@ -98,6 +98,7 @@ def _write_programs(
     from cadenza.export.generation import Generator
     from cadenza.export.golden import golden_vectors
     from cadenza.export.saved_model import Pipeline, write_saved_model
+    from cadenza.export.steps import Steps
     from cadenza.export.text.graph import GraphTokenizer
     from cadenza.export.weights import write_cpu_program
 
@@ -114,5 +115,5 @@ def _write_programs(
     tokenizer = GraphTokenizer(files.compiled, blueprint.config.vocabulary_size, bos)
     pipeline = Pipeline(blueprint.config, generator, tokenizer, description.default_max_tokens)
     memory.release()
-    write_saved_model(pipeline, folder)
+    write_saved_model(pipeline, Steps(blueprint.config, written.weights), folder)
     return description, golden

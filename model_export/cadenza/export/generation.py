@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cadenza.export import decoder, sampling
 from cadenza.export.decoder import Cache, LayerCache
-from cadenza.export.model import DecoderConfig, DecoderWeights, LayerWeights
+from cadenza.export.model import DecoderConfig, DecoderWeights, LayerWeights, named
 from cadenza.export.sampling import SamplingInputs
 
 PREFILL_CHUNK = 256
@@ -231,7 +231,7 @@ class Generator(tf.Module):
         visible: tf.Tensor,
     ) -> tuple[tf.Tensor, LayerCache]:
         extended: tuple[tf.Tensor, LayerCache] = self._extend_layer(
-            _named(layer), before, hidden, positions, visible
+            named(layer), before, hidden, positions, visible
         )
         return extended
 
@@ -264,10 +264,10 @@ class Generator(tf.Module):
 
     def _float32(self) -> Named:
         """The weights by name, read (and widened) outside of all loops."""
-        return {name: tf.cast(variable, tf.float32) for name, variable in _named(self._structure).items()}
+        return {name: tf.cast(variable, tf.float32) for name, variable in named(self._structure).items()}
 
-    def _rebuilt(self, named: Named) -> DecoderWeights[tf.Tensor]:
-        return self._structure.map(lambda name, _: named[name])
+    def _rebuilt(self, weights: Named) -> DecoderWeights[tf.Tensor]:
+        return self._structure.map(lambda name, _: weights[name])
 
     def _cache_shape(self) -> tuple[LayerCache, ...]:
         shape = tf.TensorShape([None, self._config.num_kv_heads, None, self._config.head_dim])
@@ -285,15 +285,8 @@ class Generator(tf.Module):
 def _float32_specification(
     weights: DecoderWeights[tf.Variable] | LayerWeights[tf.Variable],
 ) -> Mapping[str, tf.TensorSpec]:
-    named = _named(weights).items()
-    return {name: tf.TensorSpec(variable.shape, tf.float32, name) for name, variable in named}
-
-
-def _named(weights: DecoderWeights[tf.Tensor] | LayerWeights[tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Every weight once, by the name that `map` gives it."""
-    named: dict[str, tf.Tensor] = {}
-    weights.map(named.setdefault)
-    return named
+    variables = named(weights).items()
+    return {name: tf.TensorSpec(variable.shape, tf.float32, name) for name, variable in variables}
 
 
 def _columns(table: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

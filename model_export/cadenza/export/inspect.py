@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cadenza.export import artifact
+from cadenza.export import artifact, axes
 from cadenza.export.errors import ArtifactError, ExportError, SourceError
 from cadenza.export.families import blueprint as read_blueprint
 from cadenza.export.model import Blueprint, DecoderConfig, Parts, Precision
@@ -323,32 +323,9 @@ def _elements(parts: Parts) -> int:
     return sum(math.prod(part.shape) for part in parts)
 
 
-def _canonical_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight as the decoder takes it, by its name without the layer."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    table = (config.vocabulary_size, hidden)
-    return {
-        "embedding": table,
-        "head": table,
-        "positions": (config.max_context, hidden),
-        "final_norm": (hidden,),
-        "attention_norm": (hidden,),
-        "mlp_norm": (hidden,),
-        "query_norm": (config.head_dim,),
-        "key_norm": (config.head_dim,),
-        "qkv": (config.qkv_size, hidden),
-        "attention_output": (hidden, config.query_size),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }
-
-
 def _canonical_shape(config: DecoderConfig, name: str, parts: Parts) -> tuple[int, ...]:
     """A weight's shape after its transforms; as many elements as its parts have."""
-    kind = re.sub(r"^layer_\d+_", "", name)
-    whole = _canonical_shapes(config)[kind.removesuffix("_bias")]
-    shape = whole[:1] if kind.endswith("_bias") else whole
+    shape = axes.shape(config, re.sub(r"^layer_\d+_", "", name))
     if math.prod(shape) != _elements(parts):
         stored = " and ".join(f"{part.name} {list(part.shape)}" for part in parts)
         raise ExportError(f"{name} must have shape {list(shape)}, but is made of {stored}")

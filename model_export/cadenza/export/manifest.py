@@ -7,7 +7,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from cadenza.export.artifact import CONTRACT_VERSION
-from cadenza.export.model import Blueprint, DecoderConfig
+from cadenza.export.axes import weight_axes
+from cadenza.export.model import Blueprint, DecoderConfig, Precision
 from cadenza.export.tokenizer import TokenizerFiles
 from cadenza.v1 import manifest_pb2
 
@@ -37,6 +38,7 @@ def manifest(
         ),
         default_max_tokens=DEFAULT_MAX_TOKENS,
         cpu=cpu,
+        accelerator=_accelerator_program(blueprint, cpu.precision),
     )
 
 
@@ -57,4 +59,16 @@ def decoder_shape(config: DecoderConfig) -> manifest_pb2.DecoderShape:
         max_context=config.max_context,
         attention_scale=config.attention_scale,
         rotary=manifest_pb2.RotaryEmbedding(inverse_frequencies=config.inverse_frequencies),
+    )
+
+
+def _accelerator_program(
+    blueprint: Blueprint, cpu: manifest_pb2.Precision.ValueType
+) -> manifest_pb2.AcceleratorProgram:
+    """The step programs; beside an int8 CPU program the SavedModel's variables are float32."""
+    weights = weight_axes(blueprint.weights).items()
+    return manifest_pb2.AcceleratorProgram(
+        precisions=[manifest_pb2.Precision.Value(f"PRECISION_{precision.name}") for precision in Precision],
+        stored=manifest_pb2.PRECISION_FLOAT32 if cpu == manifest_pb2.PRECISION_INT8 else cpu,
+        weights=[manifest_pb2.WeightAxes(name=name, axes=axes) for name, axes in weights],
     )

@@ -179,6 +179,13 @@ class DecoderWeights(Generic[Leaf]):
         yield from (leaf for leaf in self.head.leaves() if leaf is not self.embedding)
 
 
+def named(weights: DecoderWeights[Leaf] | LayerWeights[Leaf]) -> dict[str, Leaf]:
+    """Every weight once, by the name that `map` gives it."""
+    found: dict[str, Leaf] = {}
+    weights.map(found.setdefault)
+    return found
+
+
 class TensorSource(Protocol):
     """A checkpoint whose tensors are read one by one."""
 

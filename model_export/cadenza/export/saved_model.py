@@ -13,6 +13,7 @@ from cadenza.export.generation import Generated, Generator
 from cadenza.export.model import DecoderConfig
 from cadenza.export.sampling import SamplingInputs
 from cadenza.export.signatures import SIGNATURES
+from cadenza.export.steps import Steps
 from cadenza.export.text.graph import GraphTokenizer
 
 Tensors = Mapping[str, tf.Tensor]
@@ -136,10 +137,11 @@ class Pipeline(tf.Module):
         )
 
 
-def write_saved_model(pipeline: Pipeline, folder: Path) -> None:
-    """Writes saved_model.pb and variables/, with the signatures of signatures.py."""
+def write_saved_model(pipeline: Pipeline, steps: Steps, folder: Path) -> None:
+    """Writes saved_model.pb and variables/: the signatures of signatures.py, and the attribute `steps`."""
     module = tf.Module(name="model")
     module.pipeline = pipeline
+    module.steps = steps
     signatures = {}
     for name, signature in SIGNATURES.items():
         specification = [

@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61\x64\x65nza/v1/manifest.proto\x12\ncadenza.v1\"\xa5\x02\n\rModelManifest\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\x05\x12\x10\n\x08producer\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rsource_sha256\x18\x04 \x03(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x03\x12)\n\x07\x64\x65\x63oder\x18\x07 \x01(\x0b\x32\x18.cadenza.v1.DecoderShape\x12,\n\ttokenizer\x18\x08 \x01(\x0b\x32\x19.cadenza.v1.TokenizerInfo\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\t \x01(\x05\x12#\n\x03\x63pu\x18\n \x01(\x0b\x32\x16.cadenza.v1.CpuProgram\"\xe6\x01\n\x0c\x44\x65\x63oderShape\x12\x12\n\nnum_layers\x18\x01 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x02 \x01(\x05\x12\x11\n\tnum_heads\x18\x03 \x01(\x05\x12\x14\n\x0cnum_kv_heads\x18\x04 \x01(\x05\x12\x10\n\x08head_dim\x18\x05 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\x05\x12\x13\n\x0bmax_context\x18\x07 \x01(\x05\x12\x17\n\x0f\x61ttention_scale\x18\x08 \x01(\x02\x12+\n\x06rotary\x18\t \x01(\x0b\x32\x1b.cadenza.v1.RotaryEmbedding\".\n\x0fRotaryEmbedding\x12\x1b\n\x13inverse_frequencies\x18\x01 \x03(\x02\"i\n\rTokenizerInfo\x12\x19\n\x0c\x62os_token_id\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\reos_token_ids\x18\x02 \x03(\x05\x12\x15\n\radd_bos_token\x18\x03 \x01(\x08\x42\x0f\n\r_bos_token_id\"\x85\x01\n\nCpuProgram\x12(\n\tprecision\x18\x01 \x01(\x0e\x32\x15.cadenza.v1.Precision\x12\x10\n\x08segments\x18\x02 \x03(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x11\n\tembedding\x18\x04 \x01(\t\x12\x1a\n\x12position_embedding\x18\x05 \x01(\t*i\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x16\n\x12PRECISION_BFLOAT16\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61\x64\x65nza/v1/manifest.proto\x12\ncadenza.v1\"\xda\x02\n\rModelManifest\x12\x18\n\x10\x63ontract_version\x18\x01 \x01(\x05\x12\x10\n\x08producer\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rsource_sha256\x18\x04 \x03(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x03\x12)\n\x07\x64\x65\x63oder\x18\x07 \x01(\x0b\x32\x18.cadenza.v1.DecoderShape\x12,\n\ttokenizer\x18\x08 \x01(\x0b\x32\x19.cadenza.v1.TokenizerInfo\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\t \x01(\x05\x12#\n\x03\x63pu\x18\n \x01(\x0b\x32\x16.cadenza.v1.CpuProgram\x12\x33\n\x0b\x61\x63\x63\x65lerator\x18\x0b \x01(\x0b\x32\x1e.cadenza.v1.AcceleratorProgram\"\xe6\x01\n\x0c\x44\x65\x63oderShape\x12\x12\n\nnum_layers\x18\x01 \x01(\x05\x12\x13\n\x0bhidden_size\x18\x02 \x01(\x05\x12\x11\n\tnum_heads\x18\x03 \x01(\x05\x12\x14\n\x0cnum_kv_heads\x18\x04 \x01(\x05\x12\x10\n\x08head_dim\x18\x05 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\x05\x12\x13\n\x0bmax_context\x18\x07 \x01(\x05\x12\x17\n\x0f\x61ttention_scale\x18\x08 \x01(\x02\x12+\n\x06rotary\x18\t \x01(\x0b\x32\x1b.cadenza.v1.RotaryEmbedding\".\n\x0fRotaryEmbedding\x12\x1b\n\x13inverse_frequencies\x18\x01 \x03(\x02\"i\n\rTokenizerInfo\x12\x19\n\x0c\x62os_token_id\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\reos_token_ids\x18\x02 \x03(\x05\x12\x15\n\radd_bos_token\x18\x03 \x01(\x08\x42\x0f\n\r_bos_token_id\"\x85\x01\n\nCpuProgram\x12(\n\tprecision\x18\x01 \x01(\x0e\x32\x15.cadenza.v1.Precision\x12\x10\n\x08segments\x18\x02 \x03(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x11\n\tembedding\x18\x04 \x01(\t\x12\x1a\n\x12position_embedding\x18\x05 \x01(\t\"\x8f\x01\n\x12\x41\x63\x63\x65leratorProgram\x12)\n\nprecisions\x18\x01 \x03(\x0e\x32\x15.cadenza.v1.Precision\x12%\n\x06stored\x18\x02 \x01(\x0e\x32\x15.cadenza.v1.Precision\x12\'\n\x07weights\x18\x03 \x03(\x0b\x32\x16.cadenza.v1.WeightAxes\"(\n\nWeightAxes\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61xes\x18\x02 \x03(\t*i\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x16\n\x12PRECISION_BFLOAT16\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cadenza.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRECISION']._serialized_start=861
-  _globals['_PRECISION']._serialized_end=966
+  _globals['_PRECISION']._serialized_start=1102
+  _globals['_PRECISION']._serialized_end=1207
   _globals['_MODELMANIFEST']._serialized_start=42
-  _globals['_MODELMANIFEST']._serialized_end=335
-  _globals['_DECODERSHAPE']._serialized_start=338
-  _globals['_DECODERSHAPE']._serialized_end=568
-  _globals['_ROTARYEMBEDDING']._serialized_start=570
-  _globals['_ROTARYEMBEDDING']._serialized_end=616
-  _globals['_TOKENIZERINFO']._serialized_start=618
-  _globals['_TOKENIZERINFO']._serialized_end=723
-  _globals['_CPUPROGRAM']._serialized_start=726
-  _globals['_CPUPROGRAM']._serialized_end=859
+  _globals['_MODELMANIFEST']._serialized_end=388
+  _globals['_DECODERSHAPE']._serialized_start=391
+  _globals['_DECODERSHAPE']._serialized_end=621
+  _globals['_ROTARYEMBEDDING']._serialized_start=623
+  _globals['_ROTARYEMBEDDING']._serialized_end=669
+  _globals['_TOKENIZERINFO']._serialized_start=671
+  _globals['_TOKENIZERINFO']._serialized_end=776
+  _globals['_CPUPROGRAM']._serialized_start=779
+  _globals['_CPUPROGRAM']._serialized_end=912
+  _globals['_ACCELERATORPROGRAM']._serialized_start=915
+  _globals['_ACCELERATORPROGRAM']._serialized_end=1058
+  _globals['_WEIGHTAXES']._serialized_start=1060
+  _globals['_WEIGHTAXES']._serialized_end=1100
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class ModelManifest(_message.Message):
     TOKENIZER_FIELD_NUMBER: _builtins.int
     DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
     CPU_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
     contract_version: _builtins.int
     """Version of this contract; a server loads the versions it knows. Now 2."""
     producer: _builtins.str
@@ -78,6 +79,8 @@ class ModelManifest(_message.Message):
     def tokenizer(self) -> Global___TokenizerInfo: ...
     @_builtins.property
     def cpu(self) -> Global___CpuProgram: ...
+    @_builtins.property
+    def accelerator(self) -> Global___AcceleratorProgram: ...
     def __init__(
         self,
         *,
@@ -91,10 +94,11 @@ class ModelManifest(_message.Message):
         tokenizer: Global___TokenizerInfo | None = ...,
         default_max_tokens: _builtins.int = ...,
         cpu: Global___CpuProgram | None = ...,
+        accelerator: Global___AcceleratorProgram | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "decoder", b"decoder", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu", b"cpu", "decoder", b"decoder", "tokenizer", b"tokenizer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract_version", b"contract_version", "cpu", b"cpu", "decoder", b"decoder", "default_max_tokens", b"default_max_tokens", "family", b"family", "parameter_count", b"parameter_count", "producer", b"producer", "source", b"source", "source_sha256", b"source_sha256", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "contract_version", b"contract_version", "cpu", b"cpu", "decoder", b"decoder", "default_max_tokens", b"default_max_tokens", "family", b"family", "parameter_count", b"parameter_count", "producer", b"producer", "source", b"source", "source_sha256", b"source_sha256", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,3 +259,77 @@ class CpuProgram(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CpuProgram: _TypeAlias = CpuProgram  # noqa: Y015
+
+@_typing.final
+class AcceleratorProgram(_message.Message):
+    """The step programs in the SavedModel: attribute `steps` of what tf.saved_model.load returns, with one module for
+    each precision under the precision's name in lower case (steps.float32). R sequences, C tokens of each at most,
+    P blocks of each, K copies, N rows; all static where a function is compiled. Functions of a module:
+
+      prepare()                        makes the module's weights of the file's variables, once after loading
+      release()                        frees the file's variables that the module does not use itself
+      allocate(num_blocks, block_size) int32 scalars: the KV cache, zeros; one block more than asked is scratch
+      copy_blocks(sources, targets)    int32 [K] each: before anything of a step is computed
+      advance(token_ids, starts, lengths, block_tables)
+                                       int32 [R, C], [R], [R], [R, P] -> float32 [R, hidden_size] of last tokens and
+                                       [R, C, hidden_size] of all, after the final norm
+      head(hidden)                     float32 [N, hidden_size] -> logits float32 [N, vocabulary_size]
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRECISIONS_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    stored: Global___Precision.ValueType
+    """Number format of the SavedModel's variables: FLOAT32 or BFLOAT16."""
+    @_builtins.property
+    def precisions(self) -> _containers.RepeatedScalarFieldContainer[Global___Precision.ValueType]: ...
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightAxes]: ...
+    def __init__(
+        self,
+        *,
+        precisions: _abc.Iterable[Global___Precision.ValueType] | None = ...,
+        stored: Global___Precision.ValueType = ...,
+        weights: _abc.Iterable[Global___WeightAxes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["precisions", b"precisions", "stored", b"stored", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceleratorProgram: _TypeAlias = AcceleratorProgram  # noqa: Y015
+
+@_typing.final
+class WeightAxes(_message.Message):
+    """What the axes of a weight mean, for a server that spreads weights over a mesh of devices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"embedding", "positions", "final_norm", "head"; or a weight that every layer l has, named layer_00l_NAME in the
+    SavedModel: "qkv", "up_bias", ...
+    """
+    @_builtins.property
+    def axes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"vocabulary", "position", "hidden", "intermediate", "head_dim"; "heads": query heads; "qkv_heads": query heads,
+        then key heads, then value heads. Axes of heads count head_dim numbers for each head.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        axes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightAxes: _TypeAlias = WeightAxes  # noqa: Y015
