@@ -236,8 +236,8 @@ class Dispatcher:
         self._give_up_waiting(now)
 
     def _give_up_waiting(self, now: float) -> None:
-        """Ends what waits and could not be done in time if its first step came now: others get its place."""
-        token_seconds = self._pace.token_seconds(1, now)
+        """Ends what waits and could not be done in time if its first step came now and all were quick."""
+        token_seconds = self._pace.quick_token_seconds(now)
         for key, place in self._waiting.items():
             seconds, left = (place.sure_tokens - 1) * token_seconds, place.arrival.deadline - now
             if seconds > left and (stream := self._streams.pop(key, None)) is not None:

@@ -23,7 +23,7 @@ from cadenza.server.engine.waiting import WaitingQueue
 POSITIONS_PER_TOKEN = 512
 """Attention to so many positions takes about as long as all else that a token needs; measured on SmolLM2."""
 
-PREFILL_TOKENS_PER_DECODE = 2
+PREFILL_TOKENS_PER_DECODE = 1.5
 """Beside many decodes a step is long anyway: so many prefill tokens for each make it about twice as long."""
 
 
