@@ -115,7 +115,7 @@ class Pace:
         return self._by_sequences.median(self._running + sequences, now)
 
     def quick_token_seconds(self, now: float) -> float:
-        """The same for one more sequence in quick steps, of which every fourth is one: those without prompts."""
+        """The same for one more sequence in quick steps, the lower quartile: those without prompts."""
         return self._by_sequences.lower_quartile(self._running + 1, now)
 
     def _prefill(self, prompt_tokens: float, now: float) -> float:
