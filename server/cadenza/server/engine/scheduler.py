@@ -117,7 +117,7 @@ class Scheduler:
         preempted: list[Sequence] = []
         decodes = self._schedule_decodes(preempted, now)
         room = self._limits.max_step_tokens - len(decodes)
-        mixed = max(self._options.mixed_prefill_tokens, PREFILL_TOKENS_PER_DECODE * len(decodes))
+        mixed = max(self._options.mixed_prefill_tokens, int(PREFILL_TOKENS_PER_DECODE * len(decodes)))
         tokens = min(room, mixed) if decodes else room
         budget = _PrefillBudget(tokens, beside_decodes=bool(decodes))
         prefills = self._continue_prefills(budget, preempted, now)
