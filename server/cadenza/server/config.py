@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         64 << 20, ge=1, description="most bytes of request messages that wait, per model"
     )
     mixed_prefill_tokens: int = Field(
-        16,
+        12,
         ge=1,
         le=65536,
         description="most prompt tokens in a step in which few streams generate: bounds how long they pause",

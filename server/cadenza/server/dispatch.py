@@ -269,8 +269,8 @@ class Dispatcher:
         self._give_up_waiting(replica, now)
 
     def _give_up_waiting(self, replica: Replica, now: float) -> None:
-        """Ends what waits and could not be done in time if its first step came now: others get its place."""
-        token_seconds = replica.pace.token_seconds(1, now)
+        """Ends what waits and could not be done in time if its first step came now and all were quick."""
+        token_seconds = replica.pace.quick_token_seconds(now)
         for key, place in replica.waiting.items():
             seconds, left = (place.sure_tokens - 1) * token_seconds, place.arrival.deadline - now
             if seconds > left and (stream := self._streams.get(key)) is not None:

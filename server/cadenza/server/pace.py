@@ -85,7 +85,7 @@ class Pace:
             looked_up, found = map(sum, zip(*self._lookups, strict=True))
             self._not_cached = (looked_up - found) / looked_up
 
-    def seconds(self, work: Work, ahead: Ahead, now: float, begun: Sequence[float] = ()) -> float:
+    def seconds(self, work: Work, ahead: Ahead, now: float, begun: Sequence[float]) -> float:
         """What the work takes, from now to its last sure token. `begun`: when what runs began, first to last.
 
         The prompts ahead and its own in full steps, or as fast as prompts were beside streams while others
@@ -101,20 +101,22 @@ class Pace:
         return max(soonest, _SPARE * (self._wait(slots, begun, now) + own))
 
     def _wait(self, slots: float, begun: Sequence[float], now: float) -> float:
-        """For so many slots to become free: at the mean pace of ends, and no sooner than those that run are
-        likely to end. What began together ends together, each after the mean time that a slot is taken.
+        """For so many slots to become free: at the mean pace of ends, and no sooner than those that run, or
+        begin now, are likely to end. What began together ends together, each after the mean time of a slot.
         """
         each = self._ends_while_full.seconds_each(now)
-        mean = slots * each
-        if not begun:
-            return mean
         taken = self._slots * each
-        generations, place = divmod(math.ceil(slots) - 1, len(begun))
-        return max(mean, generations * taken + max(0.0, begun[place] + taken - now))
+        generations, place = divmod(math.ceil(slots) - 1, self._slots)
+        since = now - begun[place] if place < len(begun) else 0.0
+        return max(slots * each, generations * taken + max(0.0, taken - since))
 
     def token_seconds(self, sequences: int, now: float) -> float:
         """A step in which so many more sequences generate."""
         return self._by_sequences.median(self._running + sequences, now)
+
+    def quick_token_seconds(self, now: float) -> float:
+        """The same for one more sequence in quick steps, the lower quartile: those without prompts."""
+        return self._by_sequences.lower_quartile(self._running + 1, now)
 
     def _prefill(self, prompt_tokens: float, now: float) -> float:
         """Prompt tokens count by the share of them that the prefix cache did not have of late."""
@@ -166,30 +168,38 @@ class _StepTimes:
 
     def median(self, size: int, now: float) -> float:
         """Of the largest known entry whose steps are no larger than `size`; 0 where there is none."""
+        return self._quartiles(size, now)[1]
+
+    def lower_quartile(self, size: int, now: float) -> float:
+        """Of the same entry."""
+        return self._quartiles(size, now)[0]
+
+    def _quartiles(self, size: int, now: float) -> tuple[float, float]:
         for entry in range(size.bit_length() - 1, -1, -1):
             recent = self._recent.get(entry)
-            if recent is not None and (seconds := recent.median(now)) is not None:
-                return seconds
-        return 0.0
+            if recent is not None and (quartiles := recent.quartiles(now)) is not None:
+                return quartiles
+        return 0.0, 0.0
 
 
 class _Recent:
-    """The last durations of one size; their median is kept until one comes or grows old."""
+    """The last durations of one size; their quartiles are kept until one comes or grows old."""
 
     def __init__(self) -> None:
         self._steps: collections.deque[tuple[float, float]] = collections.deque(maxlen=_REMEMBERED_STEPS)
         """When, and how long."""
-        self._median: float | None = None
+        self._quartiles: tuple[float, float] | None = None
 
     def add(self, seconds: float, now: float) -> None:
         self._steps.append((now, seconds))
-        self._median = None
+        self._quartiles = None
 
-    def median(self, now: float) -> float | None:
-        """None where all are forgotten."""
+    def quartiles(self, now: float) -> tuple[float, float] | None:
+        """The first and the second; None where all are forgotten."""
         while self._steps and now - self._steps[0][0] > _REMEMBERED_SECONDS:
             self._steps.popleft()
-            self._median = None
-        if self._median is None and self._steps:
-            self._median = statistics.median(seconds for _, seconds in self._steps)
-        return self._median
+            self._quartiles = None
+        if self._quartiles is None and self._steps:
+            ordered = sorted(seconds for _, seconds in self._steps)
+            self._quartiles = ordered[len(ordered) // 4], statistics.median(ordered)
+        return self._quartiles

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 class EngineOptions:
     """Settings of an Engine. Raises ValueError where one is out of its range."""
 
-    mixed_prefill_tokens: int = 16
+    mixed_prefill_tokens: int = 12
     """Most prefill tokens of a step in which few sequences decode too: bounds how long their streams pause.
 
     Where many decode, the step may have PREFILL_TOKENS_PER_DECODE for each of them (scheduler.py).

@@ -23,7 +23,7 @@ from cadenza.server.engine.waiting import WaitingQueue
 POSITIONS_PER_TOKEN = 512
 """Attention to so many positions takes about as long as all else that a token needs; measured on SmolLM2."""
 
-PREFILL_TOKENS_PER_DECODE = 2
+PREFILL_TOKENS_PER_DECODE = 1.5
 """Beside many decodes a step is long anyway: so many prefill tokens for each make it about twice as long."""
 
 
@@ -117,7 +117,7 @@ class Scheduler:
         preempted: list[Sequence] = []
         decodes = self._schedule_decodes(preempted, now)
         room = self._limits.max_step_tokens - len(decodes)
-        mixed = max(self._options.mixed_prefill_tokens, PREFILL_TOKENS_PER_DECODE * len(decodes))
+        mixed = max(self._options.mixed_prefill_tokens, int(PREFILL_TOKENS_PER_DECODE * len(decodes)))
         tokens = min(room, mixed) if decodes else room
         budget = _PrefillBudget(tokens, beside_decodes=bool(decodes))
         prefills = self._continue_prefills(budget, preempted, now)
