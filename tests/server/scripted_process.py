@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 from tests.server.live import settings
+from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
 
 from cadenza.server import app, logs
-from cadenza.server.config import Settings
 from cadenza.server.repository import Artifact
 
 
@@ -23,13 +23,13 @@ def main() -> None:
         runner.hold()
         threading.Thread(target=_obey, args=(runner,), daemon=True).start()
 
-    def load_runner(_artifact: Artifact, _settings: Settings) -> ScriptedRunner:
+    def make_runner(_: Artifact) -> ScriptedRunner:
         if how == "loading":
             threading.Event().wait()
         return runner
 
     logs.configure("json", "info")
-    sys.exit(app.run(settings(model=(f"tiny={artifact}",), drain_seconds=15), load_runner))
+    sys.exit(app.run(settings(model=(f"tiny={artifact}",), drain_seconds=15), ScriptedLoader(make_runner)))
 
 
 def _obey(runner: ScriptedRunner) -> None:
