@@ -235,14 +235,14 @@ async def test_the_status_of_what_there_is_not_is_not_found(client: ServingClien
 
 @pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
 async def test_what_is_no_prediction_is_unimplemented_and_says_so(method: str, live: Live) -> None:
-    call = live.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+    call: Any = live.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
     code, said, reason = await refused(call(b""))
     assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED")
     assert said.startswith(f"{method} is not served")
-    reload = live.channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+    reload: Any = live.channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
     assert (await refused(reload(b"")))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_bytes_that_are_no_message_are_malformed(live: Live) -> None:
-    call = live.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    call: Any = live.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     assert (await refused(call(b"\xff")))[2] == "MALFORMED_REQUEST"

@@ -114,7 +114,7 @@ def _check_size(shape: tuple[int, ...]) -> None:
 def _from_values(values: Sequence[Any], dtype: np.dtype[Any], size: int) -> Array:
     is_string = dtype.hasobject
     kept = list(values[:size])
-    rest = kept[-1] if kept else (b"" if is_string else 0)
+    rest: Any = kept[-1] if kept else (b"" if is_string else 0)
     if is_string and sum(map(len, kept)) + (size - len(kept)) * len(rest) > MAX_STRING_BYTES:
         raise TensorError(f"its strings hold more than the {MAX_STRING_BYTES} bytes that are allowed")
     array = np.empty(size, dtype)
