@@ -32,12 +32,25 @@ _INT, _FLOAT = tf.int32, tf.float32
 class StepProgram(Protocol):
     """What an artifact carries for each precision (model_export/cadenza/export/steps.py has the shapes)."""
 
-    prepare: Callable[[], None]
-    release: Callable[[], None]
-    allocate: Callable[[tf.Tensor, tf.Tensor], None]
-    advance: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-    head: Callable[[tf.Tensor], tf.Tensor]
-    copy_blocks: Callable[[tf.Tensor, tf.Tensor], None]
+    def prepare(self) -> None:
+        """Makes the program's own weights of the file's."""
+
+    def release(self) -> None:
+        """Frees those of the file's weights that are not needed any more."""
+
+    def allocate(self, num_blocks: tf.Tensor, block_size: tf.Tensor) -> None:
+        """Makes the KV cache, with a block of scratch behind the last."""
+
+    def advance(
+        self, token_ids: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor, block_tables: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Hidden states float32 of each row's last token, [R, hidden_size], and of all, [R, C, hidden_size]."""
+
+    def head(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Logits float32 [N, V] of hidden states [N, hidden_size]."""
+
+    def copy_blocks(self, sources: tf.Tensor, targets: tf.Tensor) -> None:
+        """Copies KV blocks, int32 [K] each."""
 
 
 class Programs:

@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,17 +172,14 @@ class TensorFlowRunner:
         """Every compiled shape by a name, with nothing but padding to compute."""
         for bucket in self._buckets.all:
             name = f"advance {bucket.rows} x {bucket.columns} over {bucket.blocks} blocks"
-            yield name, lambda bucket=bucket: self._programs.advance(bucket, self._nothing(bucket))
+            yield name, partial(self._programs.advance, bucket, self._nothing(bucket))
         for rows in self._buckets.sampler_rows:
             arrays = draw_arrays([], rows, self._scratch)
-            yield f"greedy {rows}", lambda arrays=arrays: _tokens(self._programs.greedy(arrays.slots))()
-            yield f"drawn {rows}", lambda arrays=arrays: _tokens(self._programs.drawn(arrays))()
-        yield f"full {HEAD_ROWS}", self._warm_up_full
+            yield f"greedy {rows}", partial(self._programs.greedy, arrays.slots)
+            yield f"drawn {rows}", partial(self._programs.drawn, arrays)
+        yield f"full {HEAD_ROWS}", partial(self._full, [])
         scratch = np.full(COPIES, self._limits.num_blocks, np.int32)
-        yield f"copy {COPIES}", lambda: self._programs.copy(scratch, scratch)
-
-    def _warm_up_full(self) -> None:
-        self._full([])()
+        yield f"copy {COPIES}", partial(self._programs.copy, scratch, scratch)
 
     def _nothing(self, bucket: Bucket) -> AdvanceArrays:
         rows, columns = bucket.rows, bucket.columns
