@@ -44,7 +44,7 @@ class StepProgram(Protocol):
     def advance(
         self, token_ids: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor, block_tables: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Hidden states float32 of each row's last token, [R, hidden_size], and of all, [R, C, hidden_size]."""
+        """Hidden states float32 of each row's last token, [R, hidden_size], and all, [R, C, hidden_size]."""
 
     def head(self, hidden: tf.Tensor) -> tf.Tensor:
         """Logits float32 [N, V] of hidden states [N, hidden_size]."""
