@@ -13,8 +13,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
+from tests.client.scripted_health import NOT_SERVING, SERVING, ScriptedHealth
 
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
@@ -66,13 +67,13 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.hanging = threading.Event()
         self.cancelled = threading.Event()
         """Set when a call ends that was to hang."""
-        self.health = health.HealthServicer()
+        self.health = ScriptedHealth()
         self.port = 0
         self._server: grpc.Server | None = None
 
     def start(self, port: int = 0) -> Self:
         """Serves on this port of the loopback interface, or on a free one."""
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=64))
         pb_grpc.add_CompletionServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.port = self._server.add_insecure_port(f"localhost:{port}")
@@ -91,8 +92,7 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
 
     def set_serving(self, *, serving: bool) -> None:
         """What the health service says of the whole server."""
-        status = health_pb2.HealthCheckResponse
-        self.health.set("", status.SERVING if serving else status.NOT_SERVING)
+        self.health.set(SERVING if serving else NOT_SERVING)
 
     def CreateCompletion(  # noqa: N802 - the wire's name
         self, request: pb.CreateCompletionRequest, context: grpc.ServicerContext

@@ -13,6 +13,7 @@ CadenzaError
 ├── Unimplemented          UNIMPLEMENTED: this server does not know the method
 ├── Unauthenticated        UNAUTHENTICATED
 ├── PermissionDenied       PERMISSION_DENIED
+├── Unusable               FAILED_PRECONDITION: this client cannot call any more; nothing was sent
 └── InternalError          INTERNAL, UNKNOWN, DATA_LOSS: the server failed
 
 A status beside these is raised as the root, `CadenzaError`.
@@ -119,6 +120,10 @@ class Unauthenticated(CadenzaError):
 
 class PermissionDenied(CadenzaError):
     """The caller may not do this."""
+
+
+class Unusable(CadenzaError):
+    """The client was closed, or used before os.fork() where gRPC's fork support is off."""
 
 
 class InternalError(CadenzaError):
