@@ -20,6 +20,16 @@ class ScriptedLoader:
         self.free = 0
         self.fail_with: Exception | None = None
         self._asked = threading.Semaphore(0)
+        self._may_load = threading.Event()
+        self._may_load.set()
+
+    def hold(self) -> None:
+        """No load ends until it is allowed to."""
+        self._may_load.clear()
+
+    def allow(self) -> None:
+        """Lets loads end."""
+        self._may_load.set()
 
     def wait_until_asked(self, times: int) -> None:
         """Blocks until it has been asked so often in all what is free."""
@@ -33,6 +43,8 @@ class ScriptedLoader:
     def load(self, artifact: Artifact) -> list[ScriptedRunner]:
         if self.fail_with is not None:
             raise self.fail_with
+        if not self._may_load.wait(WAIT_SECONDS):
+            raise TimeoutError("a held load was never allowed to end")
         return [self._make(artifact)]
 
     def required_bytes(self, artifact: Artifact) -> int:
