@@ -9,7 +9,7 @@ CadenzaError
 ├── DeadlineExceeded       DEADLINE_EXCEEDED: no complete answer in time
 ├── Cancelled              CANCELLED: the call was ended, here or on the server
 ├── Unavailable            UNAVAILABLE: the server is loading or draining; try again
-│   └── ConnectionFailed   no server was reached, or the connection broke
+│   └── ConnectionFailed   no server was reached, TLS failed, or the connection broke
 ├── Unimplemented          UNIMPLEMENTED: this server does not know the method
 ├── Unauthenticated        UNAUTHENTICATED
 ├── PermissionDenied       PERMISSION_DENIED
@@ -107,7 +107,11 @@ class Unavailable(CadenzaError):
 
 
 class ConnectionFailed(Unavailable):
-    """No server was reached at the target, or the connection broke before the answer was complete."""
+    """No server was reached at the target, or the connection broke before the answer was complete.
+
+    `reason` is CONNECTION_FAILED, or TLS_FAILED where one side does not accept the other's certificate or
+    only one of them uses TLS.
+    """
 
 
 class Unimplemented(CadenzaError):
