@@ -124,11 +124,13 @@ def refused(field: str, description: str) -> InvalidOption:
     )
 
 
-def invalid_option(error: pydantic.ValidationError, field: str = "") -> InvalidOption:
-    """The SDK's exception for pydantic's; `field` is the path to what was checked."""
+def invalid_option(
+    error: pydantic.ValidationError, field: str = "", *, depth: int | None = None
+) -> InvalidOption:
+    """The SDK's exception for pydantic's; `field` is the path to what was checked, named to this depth."""
     violations = tuple(
         FieldViolation(
-            _path(field, problem["loc"]), f"{problem['msg']}; given: {_shortened(problem['input'])}"
+            _path(field, problem["loc"][:depth]), f"{problem['msg']}; given: {_shortened(problem['input'])}"
         )
         for problem in error.errors(include_url=False, include_context=False)
     )

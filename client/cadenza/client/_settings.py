@@ -122,7 +122,7 @@ def settings_from(target: str | None, options: ClientOptions, environment: Mappi
     try:
         given = _CHECK.model_validate(options)
     except pydantic.ValidationError as error:
-        raise invalid_option(error) from None
+        raise invalid_option(error, depth=1) from None
     chosen = {
         name: value for name in ClientOptions.__annotations__ if (value := getattr(given, name)) is not None
     }
