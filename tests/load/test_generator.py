@@ -53,7 +53,7 @@ async def test_a_late_generator_counts_from_the_scheduled_arrival_and_says_so() 
         generated = await load
     assert [record.lag for record in generated.records] == [4.0, 3.0, 2.0]
     assert [record.ttft for record in generated.records] == [4.0, 3.0, 2.0]
-    (reason, late) = reasons_against(summarise(generated.records), generated.loop_lateness, max_lag=0.02)
+    (reason, late) = reasons_against(summarise(generated.records), generated.use.loop_lateness, max_lag=0.02)
     assert "requests were sent late: 3980.0 ms at p99, at most 20 ms is allowed" in reason
     assert "answers were noted late" in late
     assert reasons_against(summarise(generated.records), [], max_lag=4.0) == ()

@@ -59,7 +59,7 @@ async def _load(args: argparse.Namespace, loads: Setup) -> int:
     _write(args, report)
     _show(report, console)
     if args.harness == "mlperf":
-        figures = compare_with_mlperf(Path(args.mlperf_logs), report.runs[0].summary)
+        figures = compare_with_mlperf(Path(args.mlperf_logs), report.runs[0].records)
         print_comparison("By two clocks: here, and LoadGen's", figures, console)
     print_formulas(console)
     return _exit_code(report)

@@ -16,12 +16,12 @@ _SHARES = [index / 200 for index in range(200)] + [0.996, 0.998, 0.999, 1.0]
 
 def run_plots(run: Measured) -> list[Plot]:
     """All plots of one run."""
-    good = [record for record in run.records if not record.error]
+    good = run.good()
     objectives = run.summary.goodput.objectives if run.summary.goodput else Objectives()
     return [
         _cdf("Time to first token", [r.ttft for r in good if r.ttft is not None], objectives.ttft),
         _cdf("Time per output token", [r.tpot for r in good if r.tpot is not None], objectives.tpot),
-        _cdf("Inter-token latency", [gap for r in good for gap in inter_token_latencies(r)], None),
+        _cdf("Inter-token latency", [gap for r in good for gap in inter_token_latencies(r)], None, log=True),
         _cdf("End to end", [r.latency for r in good], objectives.latency),
         *_server_timeline(run),
         _in_flight(run.records),
@@ -54,12 +54,18 @@ def sweep_plots(sweep: Sweep) -> list[Plot]:
     ]
 
 
-def _cdf(title: str, values: Iterable[float], objective: float | None) -> Plot:
+def _cdf(title: str, values: Iterable[float], objective: float | None, *, log: bool = False) -> Plot:
     ordered = sorted(values)
     points = [(1000 * quantile(ordered, share), 100 * share) for share in _SHARES] if ordered else []
     limits = [] if objective is None else [Limit("objective", 1000 * objective, vertical=True)]
     return Plot(
-        f"{title}: cumulative share", "ms", "% of values", [Line("measured", points)], limits, y_max=100
+        f"{title}: cumulative share",
+        "ms",
+        "% of values",
+        [Line("measured", points)],
+        limits,
+        log_x=log,
+        y_max=100,
     )
 
 

@@ -1,10 +1,11 @@
 """The load itself: one asyncio loop and one connection carry all streams of a process."""
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, MutableSequence
+from collections.abc import AsyncIterator, Iterator, MutableSequence
 from typing import Final, NoReturn
 
 from cadenza.load._clock import Clock
@@ -17,15 +18,22 @@ NOT_SENT: Final = "NOT_SENT"
 _WATCH_SECONDS: Final = 0.05
 
 
+@dataclasses.dataclass(slots=True)
+class ProcessUse:
+    """How a process fared while it generated."""
+
+    loop_lateness: list[float] = dataclasses.field(default_factory=list)
+    """Seconds by which the event loop was late, every 50 ms: an answer may be noted that much late."""
+    cpu_seconds: float = 0.0
+    """Of one core."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Generated:
     """What one process has sent and seen."""
 
     records: list[RequestRecord]
-    loop_lateness: list[float]
-    """Seconds by which the event loop was late, every 50 ms: an answer may be noted that much late."""
-    cpu_seconds: float
-    """What the process used while the load ran, of one core."""
+    use: ProcessUse
     begin: float = 0.0
     """When the load's clock was 0, on time.perf_counter."""
 
@@ -51,18 +59,25 @@ WHOLE: Final = Part()
 
 async def generate(plan: LoadPlan, sender: Sender, clock: Clock, part: Part = WHOLE) -> Generated:
     """Runs this part of the load; returns when its last stream has ended. Records are in order of index."""
-    lateness: list[float] = []
-    watch = asyncio.create_task(_watch(clock, lateness))
-    begun = time.process_time()
-    try:
+    async with watched(clock) as use:
         if isinstance(plan.pace, OpenLoop):
             records = await _open_loop(plan, plan.pace, sender, clock, part)
         else:
             records = await _closed_loop(plan, plan.pace, sender, clock, part)
+    return Generated(sorted(records, key=lambda record: record.index), use)
+
+
+@contextlib.asynccontextmanager
+async def watched(clock: Clock) -> AsyncIterator[ProcessUse]:
+    """What the process uses, and how late its loop is, while the context lasts; known when it ends."""
+    use = ProcessUse()
+    watch = asyncio.create_task(_watch(clock, use.loop_lateness))
+    begun = time.process_time()
+    try:
+        yield use
     finally:
         watch.cancel()
-    used = time.process_time() - begun
-    return Generated(sorted(records, key=lambda record: record.index), lateness, used)
+        use.cpu_seconds = time.process_time() - begun
 
 
 async def _open_loop(

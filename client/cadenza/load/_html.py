@@ -44,7 +44,6 @@ def page(report: Report) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Cadenza load test</title>',
         f"<style>{_STYLE}</style></head><body><h1>Cadenza load test</h1>",
-        _pairs({**report.settings, **report.environment}),
     ]
     if report.sweep is not None:
         best = "none" if report.sweep.best is None else f"{report.sweep.best:.3g} requests/s"
@@ -54,6 +53,7 @@ def page(report: Report) -> str:
             _plots(sweep_plots(report.sweep)),
         ]
     parts += [_run(run) for run in report.runs]
+    parts += ["<h2>Asked for</h2>", _pairs({**report.settings, **report.environment})]
     parts += ["<h2>Formulas</h2>", _pairs(FORMULAS), "</body></html>"]
     return "\n".join(parts)
 

@@ -16,6 +16,7 @@ from cadenza.load._server_metrics import MetricsPoll, ServerView
 from cadenza.load._summary import Summary, Window, summarise
 
 LAG_PERCENTILE: Final = 99.0
+MAX_PROCESSES: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class Measured:
     agreement: tuple[Compared, ...]
     """Means by our clock and by the server's; empty where /metrics was not read."""
     records: tuple[RequestRecord, ...]
+    """All of them, those outside the window too."""
+    window: Window | None
+    """None where all of the load was measured."""
+
+    def good(self) -> list[RequestRecord]:
+        """The requests that the distributions are of."""
+        return [
+            record
+            for record in self.records
+            if not record.error and (self.window is None or self.window.holds(record.scheduled))
+        ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +69,10 @@ class Measuring:
     max_lag: float = MAX_LAG
     """Seconds; a run whose lag or loop lateness is above it at LAG_PERCENTILE is invalid."""
     metrics_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.processes <= MAX_PROCESSES:
+            raise ValueError(f"processes is {self.processes}; give 1 to {MAX_PROCESSES}")
 
 
 class Display(Protocol):
@@ -95,11 +111,12 @@ async def measure(load: Load, how: Measuring, display: Display) -> Measured:
         label=load.label,
         rate=load.rate,
         summary=summary,
-        invalid=reasons_against(summary, generated.loop_lateness, how.max_lag),
+        invalid=reasons_against(summary, generated.use.loop_lateness, how.max_lag),
         generator=_use(generated, how.processes),
         server=server,
         agreement=compare_means(generated.records, server.means) if server else (),
         records=tuple(generated.records),
+        window=load.window,
     )
 
 
@@ -123,9 +140,9 @@ def reasons_against(summary: Summary, loop_lateness: Sequence[float], max_lag: f
 def _use(generated: Generated, processes: int) -> GeneratorUse:
     return GeneratorUse(
         processes=processes,
-        cpu_seconds=generated.cpu_seconds,
-        cpu_seconds_per_request=generated.cpu_seconds / len(generated.records),
-        loop_lateness=percentiles(generated.loop_lateness),
+        cpu_seconds=generated.use.cpu_seconds,
+        cpu_seconds_per_request=generated.use.cpu_seconds / len(generated.records),
+        loop_lateness=percentiles(generated.use.loop_lateness),
     )
 
 

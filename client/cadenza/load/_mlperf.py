@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import itertools
 import re
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,17 +20,20 @@ from cadenza.load._compare import Compared
 from cadenza.load._connection import Sender, connected
 from cadenza.load._counts import LiveCounts
 from cadenza.load._files import LoadInputError
-from cadenza.load._generator import Generated
-from cadenza.load._percentiles import Percentiles
+from cadenza.load._generator import Generated, watched
 from cadenza.load._plan import LoadPlan
 from cadenza.load._record import RequestRecord
-from cadenza.load._summary import Summary
 
 _SUMMARY_FILE: Final = "mlperf_log_summary.txt"
 _SAMPLES: Final = 1
 """LoadGen's library of samples is not used, as it sends some twice: the workload numbers its requests."""
-_NAMES: Final = {"TTFT": "First Token latency", "TPOT": "Time to Output Token", "latency": "latency"}
-"""What LoadGen's summary calls our figures."""
+_SHARES: Final = (0.5, 0.9, 0.95, 0.99)
+_NAMES: Final = {
+    "TTFT": ("Mean First Token latency", "first token latency"),
+    "TPOT": ("Mean Time per Output Token", "time to output token"),
+    "latency": ("Mean latency", "latency"),
+}
+"""What LoadGen's summary calls the mean and the percentiles of our figures."""
 
 
 async def generate_with_mlperf(
@@ -45,10 +49,9 @@ async def generate_with_mlperf(
         clock = MonotonicClock(begin := time.perf_counter())
         sender = Sender(plan.settings, stubs, clock, counts.slots[0])
         system = _System(loadgen, plan, sender, clock)
-        used = time.process_time()
-        await asyncio.to_thread(system.run, _settings(loadgen, rate, seconds), folder)
-        used = time.process_time() - used
-    return Generated(system.records, [], used, begin)
+        async with watched(clock) as use:
+            await asyncio.to_thread(system.run, _settings(loadgen, rate, seconds), folder)
+    return Generated(system.records, use, begin)
 
 
 class _System:
@@ -106,31 +109,32 @@ class _System:
             self._loadgen.QuerySamplesComplete([end])
 
 
-def compare_with_mlperf(folder: Path, summary: Summary) -> tuple[Compared, ...]:
-    """LoadGen's own summary beside ours."""
+def compare_with_mlperf(folder: Path, records: Sequence[RequestRecord]) -> tuple[Compared, ...]:
+    """LoadGen's own summary beside the same figures of our records, by LoadGen's rule for percentiles."""
     text = (folder / _SUMMARY_FILE).read_text(encoding="utf-8")
-    ours = {"TTFT": summary.ttft, "TPOT": summary.tpot, "latency": summary.latency}
+    ours: dict[str, list[float | None]] = {
+        "TTFT": [record.ttft for record in records],
+        "TPOT": [record.tpot for record in records],
+        "latency": [record.latency for record in records],
+    }
     return tuple(
         figure
         for name, values in ours.items()
-        if values is not None
-        for figure in _compared(name, values, text)
+        for figure in _compared(name, sorted(value for value in values if value is not None), text)
     )
 
 
-def _compared(name: str, ours: Percentiles, text: str) -> list[Compared]:
-    theirs = {
-        "mean": (f"Mean {_NAMES[name]}", ours.mean),
-        **{
-            f"p{percentile:g}": (f"{percentile:.2f} percentile {_NAMES[name].lower()}", ours.at(percentile))
-            for percentile in (50.0, 90.0, 95.0, 99.0)
-        },
-    }
-    found = []
-    for statistic, (line, value) in theirs.items():
-        if match := re.search(rf"^{re.escape(line)} \(ns\)\s*:\s*(\d+)", text, re.MULTILINE):
-            found.append(Compared(f"{name} {statistic}", ours=value, theirs=int(match[1]) / 1e9))
-    return found
+def _compared(name: str, ours: Sequence[float], text: str) -> list[Compared]:
+    mean, percentile = _NAMES[name]
+    wanted = {f"{name} mean": (mean, statistics.fmean(ours))} if ours else {}
+    for share in _SHARES if ours else ():
+        line = f"{100 * share:.2f} percentile {percentile}"
+        wanted[f"{name} p{100 * share:g}"] = (line, ours[int(len(ours) * share)])
+    return [
+        Compared(figure, ours=value, theirs=int(match[1]) / 1e9)
+        for figure, (line, value) in wanted.items()
+        if (match := re.search(rf"^{re.escape(line)} \(ns\)\s*:\s*(\d+)", text, re.MULTILINE))
+    ]
 
 
 def _settings(loadgen: Any, rate: float, seconds: float) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from cadenza.load._clock import MonotonicClock
 from cadenza.load._connection import LoadError, Sender, connected
 from cadenza.load._counts import LiveCounts, Slots
-from cadenza.load._generator import WHOLE, Generated, Part, generate
+from cadenza.load._generator import WHOLE, Generated, Part, ProcessUse, generate
 from cadenza.load._plan import LoadPlan
 
 _LEAD_SECONDS: Final = 0.2
@@ -105,7 +105,9 @@ def _joined(parts: Sequence[Generated]) -> Generated:
         records=sorted(
             itertools.chain.from_iterable(part.records for part in parts), key=lambda record: record.index
         ),
-        loop_lateness=list(itertools.chain.from_iterable(part.loop_lateness for part in parts)),
-        cpu_seconds=sum(part.cpu_seconds for part in parts),
+        use=ProcessUse(
+            list(itertools.chain.from_iterable(part.use.loop_lateness for part in parts)),
+            sum(part.use.cpu_seconds for part in parts),
+        ),
         begin=parts[0].begin,
     )
