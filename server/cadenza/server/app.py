@@ -52,10 +52,11 @@ class ExitCode(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the server listens."""
+    """Where the server listens. `health` is that of health checks alone; None where there is none."""
 
     grpc: int
     http: int
+    health: int | None
 
 
 class Server:
@@ -67,7 +68,10 @@ class Server:
         make_loader: MakeLoader = choose_loader,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`make_loader` is called outside the loop; `clock` gives seconds that never go back."""
+        """`make_loader` is called outside the loop; `clock` gives seconds that never go back.
+
+        Raises StartupError where certificates or tokens cannot be read.
+        """
         self._settings = settings
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry, server_version=importlib.metadata.version("cadenza"))
@@ -94,13 +98,7 @@ class Server:
             limit=settings.watchdog_seconds,
             on_change=self._say_health,
         )
-        self._grpc = GrpcServer(
-            self._models,
-            self._metrics,
-            clock,
-            max_message_bytes=settings.max_message_bytes,
-            tensorflow_serving=settings.tensorflow_serving,
-        )
+        self._grpc = GrpcServer(self._models, self._metrics, clock, settings)
         self._http = HttpServer(self._registry, lambda: self._ready)
         self.engine_failed = asyncio.Event()
         """Set when an engine has broken; what is left to do is to stop."""
@@ -108,11 +106,15 @@ class Server:
     async def start(self) -> Ports:
         """Opens the ports; MODEL_LOADING answers calls until `load` has ended. Raises StartupError."""
         await self._versions.find()
+        host, health_port = self._settings.host, self._settings.health_port
         ports = Ports(
-            grpc=await self._grpc.start(self._settings.host, self._settings.port),
-            http=await self._http.start(self._settings.host, self._settings.http_port),
+            grpc=await self._grpc.start(host, self._settings.port),
+            http=await self._http.start(host, self._settings.http_port),
+            health=None if health_port is None else await self._grpc.start_probes(host, health_port),
         )
-        _log.info("listening", host=self._settings.host, grpc_port=ports.grpc, http_port=ports.http)
+        _log.info(
+            "listening", host=host, grpc_port=ports.grpc, http_port=ports.http, health_port=ports.health
+        )
         return ports
 
     async def load(self) -> None:
@@ -172,7 +174,10 @@ def run(settings: Settings, make_loader: MakeLoader = choose_loader) -> ExitCode
 async def _run(settings: Settings, make_loader: MakeLoader) -> ExitCode:
     begin = time.monotonic()
     stop_asked = _on_stop_signals()
-    server = Server(settings, make_loader)
+    try:
+        server = Server(settings, make_loader)
+    except StartupError as error:
+        return _not_started(error)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.look_for_models)
     try:
         await server.start()
@@ -181,9 +186,8 @@ async def _run(settings: Settings, make_loader: MakeLoader) -> ExitCode:
             _log.info("ready", seconds=round(time.monotonic() - begin, 3))
             await _unless(stop_asked, server.engine_failed.wait())
     except StartupError as error:
-        _log.error("cannot_start", error=str(error))
         await server.stop(0)
-        return ExitCode.NOT_STARTED
+        return _not_started(error)
     failed = server.engine_failed.is_set()
     _log.info("stopping", engine_failed=failed, drain_seconds=settings.drain_seconds)
     stopped = await server.stop(settings.drain_seconds)
@@ -192,6 +196,11 @@ async def _run(settings: Settings, make_loader: MakeLoader) -> ExitCode:
     if server.is_loading or not stopped:
         _exit_now(code)
     return code
+
+
+def _not_started(error: StartupError) -> ExitCode:
+    _log.error("cannot_start", error=str(error))
+    return ExitCode.NOT_STARTED
 
 
 def _exit_now(code: ExitCode) -> NoReturn:

@@ -175,6 +175,13 @@ class Metrics:
             Info("cadenza_model", "A version that is served.", labels, registry=registry)
         )
 
+        self.certificate_expiry = Gauge(
+            "cadenza_tls_certificate_expiry_timestamp_seconds",
+            "When a certificate in use expires, Unix time.",
+            ("certificate",),
+            registry=registry,
+        )
+
     def _counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             made = Counter(name, text, labels, registry=registry)
@@ -218,6 +225,12 @@ class Metrics:
             "cadenza_model_loads_total", "Versions that were to be loaded, by result.", "model", "result"
         )
         self.engine_failures = counter("cadenza_engine_failures_total", "Engines that broke.", "model")
+        self.credential_reloads = counter(
+            "cadenza_credential_reloads_total",
+            "Changed files of certificates or tokens that were read, by result.",
+            "kind",
+            "result",
+        )
         rpc = ("grpc_type", "grpc_service", "grpc_method")
         self.rpc_started = counter("grpc_server_started_total", "Calls begun.", *rpc)
         self.rpc_handled = counter("grpc_server_handled_total", "Calls ended, by code.", *rpc, "grpc_code")
