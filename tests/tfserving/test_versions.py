@@ -87,10 +87,11 @@ async def test_before_the_first_version_is_loaded_it_is_not_found(models: Path) 
             assert said.startswith("Servable not found for request:")
 
 
-async def test_a_pinned_version_is_asked_for_by_number(models: Path) -> None:
+async def test_pinned_versions_are_asked_for_by_number_and_listed_newest_first(models: Path) -> None:
     write_served_artifact(models / "tiny" / "2")
     async with folder_server(models, pin=("tiny=1,2",)) as folder:
         client = ServingClient(folder.channel)
+        assert list((await client.states()).items()) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
         for version in (1, 2):
             request = predict_request("", {"prompt": ["a"]})
             request.model_spec.version.value = version
