@@ -58,6 +58,7 @@ class CheckedStreams:
         self.failures: list[str] = []
         self.by_version: collections.Counter[int] = collections.Counter()
         """Whole and right streams."""
+        self._ended = asyncio.Condition()
         self.messages: list[tuple[float, float]] = []
         """Of every message after a stream's first: when it came, and after what pause, in seconds."""
 
@@ -69,8 +70,15 @@ class CheckedStreams:
             while not stop.is_set():
                 await self._stream(prompt % len(self._work.prompts))
                 prompt += concurrency
+                async with self._ended:
+                    self._ended.notify_all()
 
         await asyncio.gather(*map(one, range(concurrency)))
+
+    async def until_whole(self, version: int, streams: int) -> None:
+        """Waits until a version has answered so many streams; something that went wrong ends the wait."""
+        async with self._ended:
+            await self._ended.wait_for(lambda: self.failures or self.by_version[version] >= streams)
 
     async def _stream(self, prompt: int) -> None:
         tokens: list[int] = []

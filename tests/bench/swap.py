@@ -90,8 +90,8 @@ def put(version: int, folder: Path) -> None:
     """Copies an artifact (as links) to the folder, its checksums last, as a copy over a network would."""
     source, target = ARTIFACTS[PRECISIONS[version]], folder / str(version)
     sums = Path("assets.extra") / "SHA256SUMS"
-    shutil.copytree(source, target, copy_function=os.link, ignore=lambda *_: ["SHA256SUMS"])
-    os.link(source / sums, target / sums)
+    shutil.copytree(source, target, copy_function=os.symlink, ignore=lambda *_: ["SHA256SUMS"])
+    os.symlink(source / sums, target / sums)
 
 
 def put_broken(version: int, folder: Path) -> None:

@@ -74,12 +74,14 @@ class Folder(Live):
 
 
 @asynccontextmanager
-async def folder_server(models: Path, *, load: bool = True, **changes: Any) -> AsyncIterator[Folder]:
+async def folder_server(
+    models: Path, *, load: bool = True, step_seconds: float = 0.0, **changes: Any
+) -> AsyncIterator[Folder]:
     """A server of a folder of models, which looks when it is told to."""
     runners: dict[tuple[str, int], ScriptedRunner] = {}
 
     def make(artifact: Artifact) -> ScriptedRunner:
-        runner = runners[artifact.name, artifact.version] = _runner(artifact.version)
+        runner = runners[artifact.name, artifact.version] = _runner(artifact.version, step_seconds)
         return runner
 
     loader = ScriptedLoader(make)
@@ -97,6 +99,6 @@ async def folder_server(models: Path, *, load: bool = True, **changes: Any) -> A
             await server.stop(drain_seconds=5)
 
 
-def _runner(version: int) -> ScriptedRunner:
+def _runner(version: int, step_seconds: float) -> ScriptedRunner:
     letters = {ord(letter): ord(continued(letter, version, 1)) for letter in string.ascii_lowercase}
-    return ScriptedRunner(letters)
+    return ScriptedRunner(letters, step_seconds=step_seconds)

@@ -7,8 +7,11 @@ finishes those it has before its memory is given back.
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -21,6 +24,8 @@ from cadenza.server.repository import ModelVersion
 from cadenza.server.sources import ModelSource
 from cadenza.server.versions import VersionState
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -50,6 +55,8 @@ class VersionManager:
         self._askers: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._unloading: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="versions")
+        """One for all that takes time: what a thread frees, its own next allocations use again."""
         self._stopped = False
         self.is_loading = False
         """A thread is loading a version; nothing can interrupt it."""
@@ -59,7 +66,7 @@ class VersionManager:
 
         Raises ArtifactError where there is none and nobody would look again.
         """
-        wanted = await asyncio.to_thread(self._source.wanted, {}, settled=False)
+        wanted = await self._in_thread(self._source.wanted, {}, settled=False)
         if not any(wanted.values()) and not self._poll_seconds:
             raise ArtifactError("no version of a model is there to be served: export one to NAME/VERSION")
         for version in _all(wanted):
@@ -79,7 +86,7 @@ class VersionManager:
         failed = [name for name in self._table.names() if not self._table.served(name)]
         if failed:
             raise StartupError("; ".join(map(self._why_not, failed)))
-        await asyncio.to_thread(free_unused_memory)
+        await self._in_thread(free_unused_memory)
 
     def start(self) -> None:
         """Begins to look for changes."""
@@ -103,6 +110,11 @@ class VersionManager:
             await asyncio.wait((self._task,))
         for asker in self._askers:
             asker.cancel()
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, functools.partial(work, *args, **kwargs))
 
     async def _keep_up(self) -> None:
         problem = ""
@@ -144,7 +156,7 @@ class VersionManager:
         """
         while True:
             served = {name: self._table.served(name).keys() for name in self._table.names()}
-            wanted = await asyncio.to_thread(self._source.wanted, served, settled=settled)
+            wanted = await self._in_thread(self._source.wanted, served, settled=settled)
             missing = [one for one in _all(wanted) if one.version not in served.get(one.name, ())]
             for version in missing:
                 self._expect(version)
@@ -175,7 +187,7 @@ class VersionManager:
         while True:
             self._table.note(version.name, version.version, VersionState.LOADING)
             try:
-                return await asyncio.to_thread(self._load_in_thread, version)
+                return await self._in_thread(self._load_in_thread, version)
             except MemoryShortError as error:
                 if not self._unloading:
                     raise
@@ -246,7 +258,8 @@ class VersionManager:
         if not any(other.name == name for other in self._table.loaded()):
             self._metrics.model_ended(name)
         del model
-        await asyncio.to_thread(free_unused_memory)
+        if not self._stopped:
+            await self._in_thread(free_unused_memory)
         self._table.note(name, version, VersionState.END)
         _log.info("version_ended", model=name, version=version, seconds=round(self._clock() - begin, 3))
 
