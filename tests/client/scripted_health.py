@@ -30,7 +30,7 @@ class ScriptedHealth(health_pb2_grpc.HealthServicer):
     ) -> health_pb2.HealthCheckResponse:
         if request.service:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
-        return health_pb2.HealthCheckResponse(status=self._status)  # type: ignore[arg-type]
+        return health_pb2.HealthCheckResponse(status=self._status)
 
     def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
@@ -38,7 +38,7 @@ class ScriptedHealth(health_pb2_grpc.HealthServicer):
         context.add_callback(self._wake)
         while context.is_active():
             said = self._status_of(request.service)
-            yield health_pb2.HealthCheckResponse(status=said)  # type: ignore[arg-type]
+            yield health_pb2.HealthCheckResponse(status=said)
             with self._changed:
                 self._changed.wait_for(
                     lambda: not context.is_active() or self._status_of(request.service) != said  # noqa: B023

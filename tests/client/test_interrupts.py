@@ -20,7 +20,12 @@ def interrupted_when(event: threading.Event) -> Iterator[None]:
     """Sends the main thread Ctrl-C's signal once the event is set; expects KeyboardInterrupt."""
     main = threading.main_thread().ident
     assert main is not None
-    sender = threading.Thread(target=lambda: event.wait(WAIT) and signal.pthread_kill(main, signal.SIGINT))
+
+    def send() -> None:
+        event.wait(WAIT)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    sender = threading.Thread(target=send)
     sender.start()
     with pytest.raises(KeyboardInterrupt):
         yield

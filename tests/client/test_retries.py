@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from tests.client.scripted import ScriptedServer, draining, error_info, out_of_range, queue_full, rich_status
 from tests.client.twins import Twin
 
@@ -89,9 +90,13 @@ async def test_all_tries_share_one_timeout(server: ScriptedServer, connect: Conn
 )
 @pytest.mark.parametrize("method", ["complete", "stream"])
 async def test_what_will_not_help_is_not_tried_again(
-    server: ScriptedServer, connect: Connect, method: str, failure: object, kind: type[CadenzaError]
+    server: ScriptedServer,
+    connect: Connect,
+    method: str,
+    failure: status_pb2.Status,
+    kind: type[CadenzaError],
 ) -> None:
-    server.failure = failure  # type: ignore[assignment]
+    server.failure = failure
     with pytest.raises(kind):
         await connect(server.target).call(method, "x")
     assert len(server.requests) == 1

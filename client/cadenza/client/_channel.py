@@ -33,6 +33,7 @@ def plain_options(settings: Settings) -> ChannelOptions:
 
 
 def _common_options(settings: Settings) -> ChannelOptions:
+    ping_timeout = _milliseconds(min(settings.keepalive, _PING_TIMEOUT_SECONDS))
     options: ChannelOptions = [
         ("grpc.primary_user_agent", _user_agent()),
         # A server that has just started is found within a second; gRPC's own back-off grows to two minutes.
@@ -41,7 +42,9 @@ def _common_options(settings: Settings) -> ChannelOptions:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(min(settings.keepalive, _PING_TIMEOUT_SECONDS))),
+        ("grpc.keepalive_timeout_ms", ping_timeout),
+        # Where this is longer (a minute by default) gRPC waits for it, whatever the one above says.
+        ("grpc.http2.ping_timeout_ms", ping_timeout),
         # A server that computes for long sends nothing meanwhile; it must be pinged all the same.
         ("grpc.http2.max_pings_without_data", 0),
     ]
