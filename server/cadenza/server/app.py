@@ -184,7 +184,8 @@ async def _run(settings: Settings, make_loader: MakeLoader) -> ExitCode:
         loaded = await _unless(stop_asked, server.load())
         if loaded:
             _log.info("ready", seconds=round(time.monotonic() - begin, 3))
-            await _unless(stop_asked, server.engine_failed.wait())
+            if not settings.load_only:
+                await _unless(stop_asked, server.engine_failed.wait())
     except StartupError as error:
         await server.stop(0)
         return _not_started(error)

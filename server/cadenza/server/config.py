@@ -170,6 +170,9 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
     )
+    load_only: bool = Field(
+        False, description="load the models, which fills --cache-dir, and exit; for images and init containers"
+    )
     log_format: Literal["json", "human"] = Field(
         default_factory=lambda: "human" if sys.stderr.isatty() else "json",
         description="json, or human (the default on a terminal)",
