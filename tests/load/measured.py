@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cadenza.load import MessageTime, Objectives, RequestRecord, Window, summarise
+from cadenza.load import MessageTime, MessageTimes, Objectives, RequestRecord, Window, summarise
 from cadenza.load._compare import compare_means
 from cadenza.load._measure import GeneratorUse, Measured
 from cadenza.load._percentiles import percentiles
@@ -16,9 +16,8 @@ def request(index: int, ttft: float, tpot: float, error: str = "") -> RequestRec
     due = index / 10
     first = due + ttft
     messages = [] if error else [MessageTime(first, 1), MessageTime(first + 2 * tpot, 2)]
-    return RequestRecord(
-        index, due, due + 0.001, messages, first + 2 * tpot, error, 0.01, 0 if error else 7, 2
-    )
+    times = MessageTimes(messages)
+    return RequestRecord(index, due, due + 0.001, times, first + 2 * tpot, error, 0.01, 0 if error else 7, 2)
 
 
 def run(
@@ -41,7 +40,7 @@ def run(
         rate=rate,
         summary=summarise(records, window, OBJECTIVES),
         invalid=tuple(invalid),
-        generator=GeneratorUse(1, 0.04, 0.002, percentiles([0.001, 0.002])),
+        generator=GeneratorUse(1, 0.04, 0.002, 0.02, percentiles([0.001, 0.002])),
         server=server,
         agreement=compare_means(records, means) if with_server else (),
         records=tuple(records),

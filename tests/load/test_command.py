@@ -1,5 +1,6 @@
 """`cadenza load` as people run it: what it prints, writes and exits with."""
 
+import argparse
 import csv
 import json
 import threading
@@ -11,6 +12,7 @@ import pytest
 from tests.client.scripted import ScriptedServer, piece
 
 from cadenza.client.cli import main
+from cadenza.client.cli._load import add_load_flags
 from cadenza.v1 import completion_pb2 as pb
 
 PAGE = """\
@@ -215,3 +217,13 @@ def test_a_load_has_one_pace(server: ScriptedServer, capsys: pytest.CaptureFixtu
 def test_an_absent_server_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", "--target", "localhost:1", "--max-retries", "0", "--concurrency", "1"]) == 1
     assert "cadenza: CONNECTION_FAILED: no answer from localhost:1" in capsys.readouterr().err
+
+
+def test_the_page_about_it_names_every_flag() -> None:
+    parser = argparse.ArgumentParser()
+    add_load_flags(parser)
+    flags = [
+        flag for action in parser._actions for flag in action.option_strings if flag not in ("-h", "--help")
+    ]
+    page = (Path(__file__).parents[2] / "docs" / "load.md").read_text()
+    assert [flag for flag in flags if f"{flag} " not in page and f"{flag}`" not in page] == []

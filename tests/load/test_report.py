@@ -1,5 +1,6 @@
 """Reports: JSON and CSV that say what was measured, and a page that needs nothing but itself."""
 
+import asyncio
 import csv
 import io
 import json
@@ -13,6 +14,8 @@ import pytest
 from rich.console import Console
 from tests.load.measured import OBJECTIVES, run
 
+from cadenza.load._counts import LiveCounts
+from cadenza.load._display import TerminalDisplay
 from cadenza.load._files import read_trace
 from cadenza.load._formulas import FORMULAS
 from cadenza.load._html import page, write_html
@@ -118,11 +121,33 @@ def test_the_terminal_shows_runs_and_sweeps() -> None:
     print_sweep(swept.sweep, console)
     printed = screen.getvalue()
     assert "INVALID: requests were sent <late>" in printed
-    assert "generator: 1 process, 2.00 ms of CPU per request, event loop late by 2.0 ms at p99" in printed
+    assert (
+        "generator: 1 process, 2.0 % of a core, 2.00 ms of it per request, event loop late by 2.0 ms"
+        in printed
+    )
     assert re.search(r"TTFT mean\s+800.00\s+799.00\s+\+0.13 %", printed)
     assert (
         "highest rate that meets TTFT <= 500 ms, TPOT <= 50 ms at p99, at most 1 % failed: 1 req" in printed
     )
+
+
+async def test_a_running_load_is_shown_on_a_terminal() -> None:
+    counts = LiveCounts()
+    counts.slots[0][:] = [5, 3, 1, 40]
+    screen = io.StringIO()
+    display = TerminalDisplay(Console(file=screen, force_terminal=True, width=150))
+    async with display.showing("4 requests/s", 60.0, counts), asyncio.timeout(20):
+        while "sent" not in screen.getvalue():  # noqa: ASYNC110 - the screen has no event
+            await asyncio.sleep(0)
+    assert "4 requests/s" in screen.getvalue()
+    assert "5 sent, 1 running, 3 done, 1 failed, 80 tokens/s" in screen.getvalue()
+
+
+async def test_a_running_load_is_not_shown_in_a_pipe() -> None:
+    screen = io.StringIO()
+    async with TerminalDisplay(Console(file=screen)).showing("4 requests/s", 60.0, LiveCounts()):
+        await asyncio.sleep(0)
+    assert screen.getvalue() == ""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cadenza.load import (
     MessageTime,
+    MessageTimes,
     Objectives,
     RequestRecord,
     Window,
@@ -25,7 +26,8 @@ def record(
     sent: float | None = None,
     queue: float | None = None,
 ) -> RequestRecord:
-    return RequestRecord(0, scheduled, scheduled if sent is None else sent, messages, end, error, queue)
+    times = MessageTimes(messages)
+    return RequestRecord(0, scheduled, scheduled if sent is None else sent, times, end, error, queue)
 
 
 # Tokens arrive: 2 at 1.0, 1 at 1.5, 3 at 2.5; then 1 at 4.0.

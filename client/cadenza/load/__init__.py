@@ -10,7 +10,7 @@ from cadenza.load._closed_loop import closed_loop
 from cadenza.load._connection import LoadError
 from cadenza.load._objectives import Objectives
 from cadenza.load._percentiles import Percentiles, percentiles
-from cadenza.load._record import MessageTime, RequestRecord
+from cadenza.load._record import MessageTime, MessageTimes, RequestRecord
 from cadenza.load._summary import Goodput, Summary, Window, summarise
 from cadenza.load._table import print_summary, summary_table
 from cadenza.load._workload import LoadPrompt
@@ -20,6 +20,7 @@ __all__ = [
     "LoadError",
     "LoadPrompt",
     "MessageTime",
+    "MessageTimes",
     "Objectives",
     "Percentiles",
     "RequestRecord",

@@ -16,7 +16,7 @@ from cadenza.client._settings import Settings
 from cadenza.client._status import error_from_rpc
 from cadenza.load._clock import Clock
 from cadenza.load._counts import FAILED, FINISHED, SENT, TOKENS, Slots
-from cadenza.load._record import MessageTime, RequestRecord
+from cadenza.load._record import RequestRecord
 from cadenza.v1 import completion_pb2 as pb
 
 _CONNECT_SECONDS: Final = 15.0
@@ -86,7 +86,7 @@ class Sender:
             if tokens := sum([len(choice.token_ids) for choice in response.choices]):
                 if on_first_token is not None and not record.messages:
                     on_first_token()
-                record.messages.append(MessageTime(at, tokens))
+                record.messages.append(at, tokens)
                 self._counts[TOKENS] += tokens
             if response.HasField("usage"):
                 _note_usage(response, record)

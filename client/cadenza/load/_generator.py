@@ -26,6 +26,8 @@ class ProcessUse:
     """Seconds by which the event loop was late, every 50 ms: an answer may be noted that much late."""
     cpu_seconds: float = 0.0
     """Of one core."""
+    seconds: float = 0.0
+    """For how long it generated."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,12 +74,12 @@ async def watched(clock: Clock) -> AsyncIterator[ProcessUse]:
     """What the process uses, and how late its loop is, while the context lasts; known when it ends."""
     use = ProcessUse()
     watch = asyncio.create_task(_watch(clock, use.loop_lateness))
-    begun = time.process_time()
+    begun, used = clock.now(), time.process_time()
     try:
         yield use
     finally:
         watch.cancel()
-        use.cpu_seconds = time.process_time() - begun
+        use.cpu_seconds, use.seconds = time.process_time() - used, clock.now() - begun
 
 
 async def _open_loop(

@@ -15,6 +15,7 @@ from cadenza.load._rows import (
     COMPARISON_COLUMNS,
     COMPARISON_TITLE,
     SWEEP_COLUMNS,
+    SWEEP_TITLE,
     comparison_rows,
     generator_note,
     latency_rows,
@@ -49,6 +50,7 @@ def page(report: Report) -> str:
         best = "none" if report.sweep.best is None else f"{report.sweep.best:.3g} requests/s"
         parts += [
             f"<h2>Highest rate that meets {escape(str(report.sweep.criterion))}: {best}</h2>",
+            f"<p>{SWEEP_TITLE}</p>",
             _table(SWEEP_COLUMNS, sweep_rows(report.sweep)),
             _plots(sweep_plots(report.sweep)),
         ]

@@ -27,6 +27,8 @@ class GeneratorUse:
     cpu_seconds: float
     """Of all processes, while the load ran; sending, reading and noting, reading /metrics, the display."""
     cpu_seconds_per_request: float
+    cores: float
+    """cpu_seconds / the load's length."""
     loop_lateness: Percentiles | None
     """How late its event loops woke, seconds: by so much an answer may have been noted too late."""
 
@@ -142,6 +144,7 @@ def _use(generated: Generated, processes: int) -> GeneratorUse:
         processes=processes,
         cpu_seconds=generated.use.cpu_seconds,
         cpu_seconds_per_request=generated.use.cpu_seconds / len(generated.records),
+        cores=generated.use.cpu_seconds / generated.use.seconds,
         loop_lateness=percentiles(generated.use.loop_lateness),
     )
 

@@ -108,6 +108,7 @@ def _joined(parts: Sequence[Generated]) -> Generated:
         use=ProcessUse(
             list(itertools.chain.from_iterable(part.use.loop_lateness for part in parts)),
             sum(part.use.cpu_seconds for part in parts),
+            max(part.use.seconds for part in parts),
         ),
         begin=parts[0].begin,
     )

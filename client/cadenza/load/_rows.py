@@ -11,10 +11,11 @@ from cadenza.load._sweep import Sweep
 Row = tuple[str, ...]
 COLUMNS: Row = ("ms", "mean", "p50", "p90", "p95", "p99", "p99.9")
 COMPARISON_COLUMNS: Row = ("ms", "here", "there", "difference")
-COMPARISON_TITLE = "Means of all requests by two clocks: here, and on the server (its /metrics)"
+COMPARISON_TITLE = "Means by two clocks: here, and there on the server"
 SWEEP_COLUMNS: Row = (
-    "requests/s", "completed/s", "goodput/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed", "met",
+    "rate", "done", "good", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed", "met",
 )  # fmt: skip
+SWEEP_TITLE = "By rate: requests/s offered, completed and good; latency in ms"
 
 
 def latency_rows(summary: Summary) -> list[Row]:
@@ -76,7 +77,8 @@ def generator_note(run: Measured) -> str:
     late = f"{1000 * use.loop_lateness.p99:.1f} ms" if use.loop_lateness else "-"
     return (
         f"generator: {use.processes} process{'es' if use.processes > 1 else ''}, "
-        f"{1000 * use.cpu_seconds_per_request:.2f} ms of CPU per request, event loop late by {late} at p99"
+        f"{100 * use.cores:.1f} % of a core, {1000 * use.cpu_seconds_per_request:.2f} ms of it per request, "
+        f"event loop late by {late} at p99"
     )
 
 

@@ -131,8 +131,7 @@ def inter_token_latencies(record: RequestRecord) -> list[float]:
     for before, message in itertools.pairwise(record.messages):
         gaps.append(message.at - before.at)
         gaps.extend([0.0] * (message.tokens - 1))
-    if record.messages:
-        gaps.extend([0.0] * (record.messages[0].tokens - 1))
+    gaps.extend([0.0] * (record.tokens - 1 - len(gaps)))
     return gaps
 
 

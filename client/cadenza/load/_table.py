@@ -15,6 +15,7 @@ from cadenza.load._rows import (
     COMPARISON_COLUMNS,
     COMPARISON_TITLE,
     SWEEP_COLUMNS,
+    SWEEP_TITLE,
     Row,
     comparison_rows,
     generator_note,
@@ -49,7 +50,7 @@ def print_run(run: Measured, console: Console) -> None:
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
     """All rates, and the highest that met the criterion."""
-    console.print(_table("Latency in ms against rate", SWEEP_COLUMNS, sweep_rows(sweep)))
+    console.print(_table(SWEEP_TITLE, SWEEP_COLUMNS, sweep_rows(sweep)))
     best = "none of these" if sweep.best is None else f"{sweep.best:.3g} requests/s"
     console.print(Text(f"highest rate that meets {sweep.criterion}: {best}"), soft_wrap=True)
 
@@ -66,7 +67,7 @@ def print_formulas(console: Console) -> None:
 
 
 def _table(title: str, columns: Row, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
