@@ -86,17 +86,17 @@ async def folder_server(
 
     loader = ScriptedLoader(make)
     server = Server(settings(**{"models": models, "models_poll_seconds": 3600, **changes}), loader)
-    ports = await server.start()
-    if load:
-        await server.load()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
-        try:
+    try:
+        ports = await server.start()
+        if load:
+            await server.load()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
             stub = pb_grpc.CompletionServiceStub(channel)
             yield Folder(server, ports, channel, stub, ScriptedRunner(), models, loader, runners)
-        finally:
-            for runner in runners.values():
-                runner.allow()
-            await server.stop(drain_seconds=5)
+    finally:
+        for runner in runners.values():
+            runner.allow()
+        await server.stop(drain_seconds=5)
 
 
 def _runner(version: int, step_seconds: float) -> ScriptedRunner:

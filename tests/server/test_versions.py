@@ -1,14 +1,16 @@
 """Versions of models: which one answers, and how one takes the place of another while requests run."""
 
 import asyncio
+import math
 import shutil
+import time
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from tests.server.artifacts import write_artifact
-from tests.server.live import health_stub, read_error, rest, stream
+from tests.server.live import Live, health_stub, read_error, rest, stream
 from tests.server.models_folder import (
     AVAILABLE,
     END,
@@ -19,6 +21,10 @@ from tests.server.models_folder import (
     folder_server,
 )
 
+from cadenza.server.admission import Arrival
+from cadenza.server.engine.request import Request
+from cadenza.server.errors import DrainingError, StartupError
+from cadenza.server.versions import REMEMBERED_ENDS, VersionBook, VersionState, VersionStatus
 from cadenza.v1 import completion_pb2 as pb
 
 
@@ -290,3 +296,39 @@ async def test_health_turns_with_the_last_model(models: Path) -> None:
         await folder.look()
         assert (await changes.read()).status == 1
         changes.cancel()
+
+
+async def test_start_fails_where_no_version_of_a_model_can_be_loaded(models: Path) -> None:
+    for version in (1, 2):
+        (write_artifact(models / "bad" / str(version)) / "saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(StartupError, match=r"bad/1/saved_model\.pb is corrupted.*bad/2/saved_model\.pb is"):
+        async with folder_server(models):
+            pass
+
+
+async def test_start_on_a_folder_that_is_empty_and_not_looked_at_again_fails(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="no version of a model is there"):
+        async with folder_server(tmp_path, models_poll_seconds=0):
+            pass
+
+
+async def test_request_that_entered_before_a_drain_is_finished(live: Live) -> None:
+    (dispatcher,) = (model.dispatcher for model in live.server._models.loaded())
+    arrival = Arrival("r", time.monotonic(), math.inf, size=1)
+    with dispatcher.enter(arrival) as place:
+        draining = asyncio.ensure_future(dispatcher.drain(20))
+        await asyncio.sleep(0)
+        with pytest.raises(DrainingError), dispatcher.enter(arrival):
+            pass
+        stream = dispatcher.submit(Request("r", (ord("a"),), 3, arrival.time), place)
+    with stream:
+        assert (await stream.result()).choices[0].text == "bcd"
+    assert await draining
+
+
+def test_ends_are_remembered_up_to_a_bound() -> None:
+    book = VersionBook()
+    book.write(VersionStatus("m", 0, VersionState.AVAILABLE))
+    for version in range(1, REMEMBERED_ENDS + 11):
+        book.write(VersionStatus("m", version, VersionState.END))
+    assert [status.version for status in book.statuses("m")] == [0, *range(11, REMEMBERED_ENDS + 11)]
