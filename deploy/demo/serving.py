@@ -38,8 +38,15 @@ class ServerProcess:
 
     def peak_bytes(self) -> int:
         """The most memory that was resident, from Linux's accounting (VmHWM)."""
+        return self._status_bytes("VmHWM")
+
+    def resident_bytes(self) -> int:
+        """The memory that is resident now (VmRSS); mapped files count."""
+        return self._status_bytes("VmRSS")
+
+    def _status_bytes(self, name: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        (line,) = [line for line in status.splitlines() if line.startswith(f"{name}:")]
         return int(line.split()[1]) * 1024
 
     def terminate(self, timeout: float = 60.0) -> int:

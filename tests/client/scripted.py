@@ -4,6 +4,7 @@ The test sets attributes of `ScriptedServer`; the server records what it receive
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
@@ -13,8 +14,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
+from tests.client.scripted_health import NOT_SERVING, SERVING, ScriptedHealth
 
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
@@ -56,6 +58,10 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.answer: tuple[pb.Choice, ...] = PARIS
         self.failure: status_pb2.Status | None = None
         """The status of every call."""
+        self.failing_calls: int | None = None
+        """How many more calls fail; None for all."""
+        self.token: str | None = None
+        """The bearer token without which every call is UNAUTHENTICATED."""
         self.fails_after: int | None = None
         """Messages of a stream before `failure`; None fails at once."""
         self.hangs_after: int | None = None
@@ -63,19 +69,27 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.requests: list[Message] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.seconds_left: list[float | None] = []
+        self.arrivals: list[float] = []
+        """When requests came, on time.monotonic."""
+        self.refused = threading.Event()
         self.hanging = threading.Event()
         self.cancelled = threading.Event()
         """Set when a call ends that was to hang."""
-        self.health = health.HealthServicer()
+        self.health = ScriptedHealth()
         self.port = 0
         self._server: grpc.Server | None = None
 
-    def start(self, port: int = 0) -> Self:
-        """Serves on this port of the loopback interface, or on a free one."""
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Self:
+        """Serves on this port of localhost, or on a free one; with TLS where there are credentials."""
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=64))
         pb_grpc.add_CompletionServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.port = self._server.add_insecure_port(f"localhost:{port}")
+        address = f"localhost:{port}"
+        self.port = (
+            self._server.add_secure_port(address, credentials)
+            if credentials
+            else self._server.add_insecure_port(address)
+        )
         self._server.start()
         return self
 
@@ -91,8 +105,7 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
 
     def set_serving(self, *, serving: bool) -> None:
         """What the health service says of the whole server."""
-        status = health_pb2.HealthCheckResponse
-        self.health.set("", status.SERVING if serving else status.NOT_SERVING)
+        self.health.set(SERVING if serving else NOT_SERVING)
 
     def CreateCompletion(  # noqa: N802 - the wire's name
         self, request: pb.CreateCompletionRequest, context: grpc.ServicerContext
@@ -153,6 +166,9 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         self.seconds_left.append(context.time_remaining())
+        self.arrivals.append(time.monotonic())
+        if self.token and self.metadata[-1].get("authorization") != f"Bearer {self.token}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid token")
         if self.hangs_after is not None:
             context.add_callback(self.cancelled.set)
         context.send_initial_metadata((("x-request-id", REQUEST_ID),))
@@ -160,11 +176,14 @@ class ScriptedServer(pb_grpc.CompletionServiceServicer):
             self._fail(context)
 
     def _fail(self, context: grpc.ServicerContext) -> None:
-        if self.failure is None:
+        if self.failure is None or self.failing_calls == 0:
             return
+        if self.failing_calls is not None:
+            self.failing_calls -= 1
         failure = status_pb2.Status()
         failure.CopyFrom(self.failure)
         failure.details.add().Pack(error_details_pb2.RequestInfo(request_id=REQUEST_ID))
+        self.refused.set()
         context.abort_with_status(rpc_status.to_status(failure))
 
     def _wait_for_end(self, context: grpc.ServicerContext) -> None:
@@ -198,6 +217,13 @@ def queue_full(retry_seconds: float) -> status_pb2.Status:
         "64 requests wait; at most 64 may",
         error_info("QUEUE_FULL"),
         error_details_pb2.RetryInfo(retry_delay=delay),
+    )
+
+
+def draining() -> status_pb2.Status:
+    """What the server says when it is about to end."""
+    return rich_status(
+        grpc.StatusCode.UNAVAILABLE, "the server is shutting down", error_info("SERVER_DRAINING")
     )
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.client.scripted import ScriptedServer, out_of_range, piece
@@ -66,6 +67,43 @@ def test_complete_without_streaming_makes_a_unary_call(
     assert main(["complete", "x", "--no-stream"]) == 0
     assert capsys.readouterr().out == "The capital is Paris.\n"
     assert isinstance(server.requests[0], pb.CreateCompletionRequest)
+
+
+def test_complete_prints_a_line_of_json_per_chunk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["complete", "x", "--json", "--stream"]) == 0
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["choices"][0]["text"], last["choices"][0]["text"]] == ["The capital", " is Paris."]
+    assert (first["usage"], last["usage"]["completion_tokens"]) == (None, 4)
+
+
+def test_files_go_before_the_argument_with_an_empty_line_between(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("def a():\n    pass\n")
+    stdin_of(monkeypatch, b"from a pipe\n")
+    assert main(["chat", "What is this?", "--file", str(tmp_path / "a.py"), "-f", "-"]) == 0
+    assert main(["complete", "--file", str(tmp_path / "a.py")]) == 0
+    question, prompt = (request.prompt for request in server.requests)  # type: ignore[attr-defined]
+    assert question.chat.messages[0].content == "def a():\n    pass\n\nfrom a pipe\n\nWhat is this?"
+    assert prompt.text == "def a():\n    pass"
+
+
+def test_complete_without_a_prompt_reads_a_pipe(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin_of(monkeypatch, b"piped")
+    assert main(["complete"]) == 0
+    assert server.requests[0].prompt.text == "piped"  # type: ignore[attr-defined]
+
+
+def test_a_file_that_is_not_there_is_wrong_usage(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["complete", "--file", "/no/such/file"]) == 2
+    assert capsys.readouterr().err == (
+        "cadenza: INVALID_OPTION: file: /no/such/file cannot be read: No such file or directory\n"
+    )
+    assert server.requests == []
 
 
 def test_complete_prints_the_whole_completion_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +204,10 @@ def test_a_timeout_is_one_line_on_stderr(server: ScriptedServer, capsys: pytest.
         ["complete", "x", "--timeout", "0"],
         ["complete", "x", "--top-k", "99999999999"],
         ["complete", "\udcff"],
+        ["complete", "x", "--max-retries", "-1"],
+        ["complete", "x", "--token-file", "/no/such/file", "--target", "example.com:8500"],
+        ["complete", "x", "--ca-file", "/no/such/file"],
+        ["complete", "x", "--cert-file", "pyproject.toml"],
     ],
 )
 def test_an_option_that_cannot_be_sent_is_wrong_usage(
@@ -181,8 +223,7 @@ def test_an_option_that_cannot_be_sent_is_wrong_usage(
     [
         [],
         ["sing"],
-        ["complete"],
-        ["complete", "x", "--json", "--no-stream"],
+        ["complete", "x", "--stream", "later"],
         ["complete", "x", "--seed", "y"],
     ],
 )

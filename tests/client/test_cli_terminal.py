@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.client.scripted import ScriptedServer, queue_full
 
-CTRL_C, CTRL_D = b"\x03", b"\x04"
+CTRL_C, CTRL_D, ARROW_UP = b"\x03", b"\x04", b"\x1b[A"
 
 # pty.spawn gives the command a terminal of its own and passes our bytes to it, Ctrl-C included.
 ON_A_TERMINAL = """
@@ -22,12 +23,18 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(command)))
 class Terminal:
     """A command on a terminal: keys in, screen out."""
 
-    def __init__(self, *arguments: str, target: str) -> None:
+    def __init__(self, *arguments: str, target: str, state: Path) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "CADENZA_TARGET": target, "TERM": "dumb", "NO_COLOR": "1"},
+            env={
+                **os.environ,
+                "CADENZA_TARGET": target,
+                "TERM": "dumb",
+                "NO_COLOR": "1",
+                "XDG_STATE_HOME": str(state),
+            },
         )
 
     def press(self, keys: bytes) -> None:
@@ -51,8 +58,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server: ScriptedServer) -> Iterator[Terminal]:
-    opened = Terminal("chat", "--system", "Be brief.", target=server.target)
+def terminal(server: ScriptedServer, tmp_path: Path) -> Iterator[Terminal]:
+    opened = Terminal(
+        "chat", "--system", "Be brief.", "--max-retries", "0", target=server.target, state=tmp_path
+    )
     yield opened
     opened.close()
 
@@ -107,12 +116,45 @@ def test_a_refused_turn_is_reported_and_forgotten(server: ScriptedServer, termin
     terminal.see("> ")
     terminal.press(b"Two?\n")
     terminal.see("The capital is Paris.")
+    assert contents(server.requests[-1]) == ["Be brief.", "Two?"]
+
+
+def test_clear_forgets_the_conversation_but_not_the_system_message(
+    server: ScriptedServer, terminal: Terminal
+) -> None:
+    terminal.see("> ")
+    terminal.press(b"One?\n")
+    terminal.see("The capital is Paris.")
+    terminal.see("> ")
+    terminal.press(b"/clear\n")
+    terminal.see("> ")
+    terminal.press(b"Two?\n")
+    terminal.see("The capital is Paris.")
     assert contents(server.requests[1]) == ["Be brief.", "Two?"]
 
 
-def test_ctrl_c_ends_a_command_that_is_no_conversation_with_exit_code_130(server: ScriptedServer) -> None:
+def test_the_arrow_key_finds_the_questions_of_an_earlier_conversation(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    for keys in (b"One?\n", ARROW_UP + b"\n"):
+        terminal = Terminal("chat", target=server.target, state=tmp_path)
+        terminal.see("> ")
+        terminal.press(keys)
+        terminal.see("The capital is Paris.")
+        terminal.see("> ")
+        terminal.press(CTRL_D)
+        assert terminal.process.wait(20) == 0
+        terminal.close()
+    assert [contents(request) for request in server.requests] == [["One?"], ["One?"]]
+    (file,) = tmp_path.glob("cadenza/*")
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_ends_a_command_that_is_no_conversation_with_exit_code_130(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
     server.hangs_after = 1
-    command = Terminal("complete", "x", target=server.target)
+    command = Terminal("complete", "x", target=server.target, state=tmp_path)
     command.see("The capital")
     command.press(CTRL_C)
     assert command.process.wait(20) == 130

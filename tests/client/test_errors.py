@@ -40,12 +40,12 @@ CODES = grpc.StatusCode
 async def failure_of(server: ScriptedServer, failure: status_pb2.Status) -> CadenzaError:
     """The exception of a failing call, which must be the same for both clients and both kinds of call."""
     server.failure = failure
-    with Client(server.target) as client:
+    with Client(server.target, max_retries=0) as client:
         with pytest.raises(CadenzaError) as sync_call:
             client.complete("x")
         with pytest.raises(CadenzaError) as sync_stream:
             client.stream("x").collect()
-    async with AsyncClient(server.target) as async_client:
+    async with AsyncClient(server.target, max_retries=0) as async_client:
         with pytest.raises(CadenzaError) as async_call:
             await async_client.complete("x")
         with pytest.raises(CadenzaError) as async_stream:

@@ -1,4 +1,4 @@
-"""One real server process on the real model, for all end-to-end tests."""
+"""Real server processes on the real model, one for each precision, for all end-to-end tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,12 @@ from cadenza.client import Client
 @pytest.fixture(scope="session")
 def server(real_int8: Path) -> Iterator[ServerProcess]:
     with serve({"smollm2": real_int8}, "--cache-dir", str(CACHE)) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def float32_server(real_float32: Path) -> Iterator[ServerProcess]:
+    with serve({"smollm2": real_float32}, "--cache-dir", str(CACHE)) as process:
         yield process
 
 

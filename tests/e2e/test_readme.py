@@ -1,4 +1,4 @@
-"""The README's Python, as a reader would paste it."""
+"""The README's Python, and that of docs/tensorflow-serving.md, as a reader would paste it."""
 
 import re
 import subprocess
@@ -10,12 +10,17 @@ from deploy.demo.serving import ServerProcess
 
 pytestmark = pytest.mark.real_model
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/tensorflow-serving.md")
+EXAMPLES = [
+    example
+    for page in PAGES
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_the_readmes_example_runs(example: str, server: ServerProcess) -> None:
+def test_the_pages_example_runs(example: str, server: ServerProcess) -> None:
     assert '"localhost:8500"' in example
     program = example.replace("localhost:8500", server.target)
     done = subprocess.run(
@@ -25,5 +30,5 @@ def test_the_readmes_example_runs(example: str, server: ServerProcess) -> None:
     assert done.stdout.strip()
 
 
-def test_the_readme_has_its_examples() -> None:
-    assert len(EXAMPLES) == 5
+def test_the_pages_have_their_examples() -> None:
+    assert len(EXAMPLES) == 6

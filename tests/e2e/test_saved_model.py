@@ -1,12 +1,10 @@
 """The SavedModel's `complete` and the server give the same greedy tokens for the same prompts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deploy.demo.serving import serve
+from deploy.demo.serving import ServerProcess
 from tests import data
-from tests.real.cpu_program import CACHE
 
 from cadenza.client import Client
 
@@ -22,17 +20,8 @@ PROMPTS = (
 NEW_TOKENS = 48
 
 
-@pytest.fixture(scope="module")
-def float32_client(real_float32: Path) -> Iterator[Client]:
-    with (
-        serve({"smollm2": real_float32}, "--cache-dir", str(CACHE)) as process,
-        Client(process.target) as client,
-    ):
-        yield client
-
-
 @pytest.mark.real_model
-def test_greedy_completions_agree_token_for_token(real_float32: Path, float32_client: Client) -> None:
+def test_greedy_completions_agree_token_for_token(real_float32: Path, float32_server: ServerProcess) -> None:
     import tensorflow as tf
 
     size = len(PROMPTS)
@@ -45,8 +34,9 @@ def test_greedy_completions_agree_token_for_token(real_float32: Path, float32_cl
         top_p=tf.ones([size]),
         seed=tf.zeros([size], tf.int64),
     )
-    for row, prompt in enumerate(PROMPTS):
-        served = float32_client.complete(prompt, max_tokens=NEW_TOKENS, temperature=0)
+    with Client(float32_server.target) as client:
+        served_rows = [client.complete(prompt, max_tokens=NEW_TOKENS, temperature=0) for prompt in PROMPTS]
+    for row, (prompt, served) in enumerate(zip(PROMPTS, served_rows, strict=True)):
         count = int(found["token_count"][row])
         assert list(served.token_ids) == found["token_ids"][row, :count].numpy().tolist(), prompt
         assert served.text == found["completion"][row].numpy().decode()

@@ -7,19 +7,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from deploy.demo.serving import ServerProcess, serve
-from tests.real.cpu_program import CACHE
+from deploy.demo.serving import ServerProcess
 
 pytestmark = pytest.mark.real_model
 
 PROMPTS = ["The quick brown fox", "def fibonacci(n):", "東京は日本の首都で、"]
+QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+"""Its answer ends before the default length."""
 Predict = Callable[[str, Mapping[str, Any]], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def float32_server(real_float32: Path) -> Iterator[ServerProcess]:
-    with serve({"smollm2": real_float32}, "--cache-dir", str(CACHE), "--tensorflow-serving", "on") as process:
-        yield process
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +61,10 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def test_serving_default_is_the_saved_models(predict: Predict, saved_model: Predict) -> None:
-    inputs = {"prompt": np.array(PROMPTS[:1], object)}
-    assert_equal(predict("serving_default", inputs), saved_model("serving_default", inputs))
+    inputs = {"prompt": np.array([QUESTION], object)}
+    found = predict("serving_default", inputs)
+    assert found["completion"][0].startswith(b"The capital of France is Paris")
+    assert_equal(found, saved_model("serving_default", inputs))
 
 
 def test_complete_is_the_saved_models_greedy_and_sampled(predict: Predict, saved_model: Predict) -> None:

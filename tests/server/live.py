@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
+from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
 
 from cadenza.server.app import Ports, Server
@@ -96,7 +97,7 @@ async def live_server(
 ) -> AsyncIterator[Live]:
     """A loaded server of one model named `tiny`, stopped at the end."""
     chosen = settings(model=(f"tiny={artifact}",), **changes)
-    server = Server(chosen, lambda _artifact, _settings: runner, clock)
+    server = Server(chosen, ScriptedLoader(lambda _: runner), clock)
     ports = await server.start()
     await server.load()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:

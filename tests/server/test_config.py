@@ -32,6 +32,18 @@ def test_weights_of_clients_are_read_from_both(monkeypatch: pytest.MonkeyPatch) 
     assert Settings.from_command_line(["--models", "m"]).client_weights == {"a": 3.0, "b": 1.0}
 
 
+def test_pins_and_labels_are_read_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--models", "m", "--pin", "a=1,2", "--pin", "b=3", "--version-label", "a:stable=1"]
+    settings = Settings.from_command_line(flags)
+    assert settings.pins == {"a": (1, 2), "b": (3,)}
+    assert settings.version_labels == {("a", "stable"): 1}
+    monkeypatch.setenv("CADENZA_SERVER_PIN", "a=1,2,b=3")
+    monkeypatch.setenv("CADENZA_SERVER_VERSION_LABEL", "a:stable=1,a:next=2")
+    settings = Settings.from_command_line(["--models", "m"])
+    assert settings.pins == {"a": (1, 2), "b": (3,)}
+    assert settings.version_labels == {("a", "stable"): 1, ("a", "next"): 2}
+
+
 def test_the_prefix_cache_is_turned_off_by_flag_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.from_command_line(["--models", "m"]).prefix_cache
     assert not Settings.from_command_line(["--models", "m", "--no-prefix-cache"]).prefix_cache
@@ -59,6 +71,14 @@ def test_cache_lies_where_the_desktop_convention_says(
         ["--models", "m", "--client-weight", "a=0"],
         ["--models", "m", "--client-weight", "a=nan"],
         ["--models", "m", "--overdue-seconds", "0"],
+        ["--models", "m", "--models-poll-seconds", "-1"],
+        ["--models", "m", "--pin", "a"],
+        ["--models", "m", "--pin", "1,a=2"],
+        ["--models", "m", "--pin", "a=x"],
+        ["--model", "a=b/1", "--pin", "a=1"],
+        ["--models", "m", "--version-label", "a=1"],
+        ["--models", "m", "--version-label", "a:7=1"],
+        ["--models", "m", "--version-label", "a:stable=newest"],
         ["--models", "m", "--watchdog-seconds", "-1"],
     ],
 )

@@ -18,7 +18,9 @@ def test_every_reason_is_in_the_table_of_errors() -> None:
 def test_every_metric_is_in_the_table_of_metrics() -> None:
     text = (DOCS / "metrics.md").read_text()
     registry = CollectorRegistry()
-    Metrics(registry, server_version="1").for_model("m", {})
+    metrics = Metrics(registry, server_version="1")
+    metrics.for_model("m")
+    metrics.version_serves("m", 1, {})
     names = [
         f"{one.name}{ {'counter': '_total', 'info': '_info'}.get(one.type, '') }"
         for one in registry.collect()

@@ -17,6 +17,7 @@ from tests.server.live import (
     settings,
     stream,
 )
+from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
 
 from cadenza.server.app import Server
@@ -90,7 +91,7 @@ async def test_broken_engine_ends_every_call_with_a_typed_error(live: Live) -> N
 
 
 async def test_calls_before_the_model_is_loaded_are_told_so(artifact: Path) -> None:
-    server = Server(settings(model=(f"tiny={artifact}",)), lambda _artifact, _settings: ScriptedRunner())
+    server = Server(settings(model=(f"tiny={artifact}",)), ScriptedLoader())
     ports = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
         health = health_stub(channel)
@@ -105,7 +106,7 @@ async def test_calls_before_the_model_is_loaded_are_told_so(artifact: Path) -> N
 
 async def test_two_models_are_served_by_name_and_a_name_is_needed(artifact: Path) -> None:
     models = (f"one={artifact}", f"two={artifact}")
-    server = Server(settings(model=models), lambda _artifact, _settings: ScriptedRunner())
+    server = Server(settings(model=models), ScriptedLoader())
     ports = await server.start()
     await server.load()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
@@ -125,9 +126,7 @@ async def test_two_models_are_served_by_name_and_a_name_is_needed(artifact: Path
 @pytest.mark.parametrize("taken", ["port", "http_port"])
 async def test_port_in_use_is_a_clear_error(live: Live, artifact: Path, taken: str) -> None:
     port = live.ports.grpc if taken == "port" else live.ports.http
-    second = Server(
-        settings(model=(f"tiny={artifact}",), **{taken: port}), lambda _artifact, _settings: ScriptedRunner()
-    )
+    second = Server(settings(model=(f"tiny={artifact}",), **{taken: port}), ScriptedLoader())
     with pytest.raises(StartupError, match=str(port)):
         await second.start()
     await second.stop(drain_seconds=0)

@@ -12,7 +12,9 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.server.artifacts import write_artifact
 from tests.server.live import create, stream
+from tests.server.scripted_process import ENDLESS_VERSION
 
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
@@ -85,6 +87,21 @@ def test_signal_before_the_model_is_loaded_ends_the_process_with_0(artifact: Pat
         assert process.exit_code() == 0
 
 
+def test_load_only_ends_the_process_with_0_once_the_models_are_loaded(artifact: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.server.scripted_process", str(artifact), "free"],
+        cwd=REPOSITORY,
+        env={**os.environ, "CADENZA_SERVER_LOAD_ONLY": "true"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
+    assert events[-3:] == ["ready", "stopping", "stopped"]
+
+
 def test_second_signal_ends_the_process_at_once_with_4(artifact: Path) -> None:
     with _process(artifact, "held") as (process, stub):
         call = stub.StreamCompletion(stream("a", max_tokens=3))
@@ -96,6 +113,24 @@ def test_second_signal_ends_the_process_at_once_with_4(artifact: Path) -> None:
         assert process.exit_code() == 4
         with pytest.raises(grpc.RpcError):
             list(call)
+
+
+def test_sighup_has_the_folder_of_models_looked_at(artifact: Path) -> None:
+    with _process(artifact, "folder") as (process, stub):
+        write_artifact(artifact.with_name("8"))
+        process.popen.send_signal(signal.SIGHUP)
+        assert process.until("version_available")["version"] == 8
+        assert stub.CreateCompletion(create("a")).model_version == 8
+
+
+def test_signal_while_a_version_is_loaded_drains_and_ends_with_0(artifact: Path) -> None:
+    with _process(artifact, "folder") as (process, stub):
+        write_artifact(artifact.with_name(str(ENDLESS_VERSION)))
+        process.popen.send_signal(signal.SIGHUP)
+        process.until("tokenizer_loaded")
+        assert stub.CreateCompletion(create("a")).model_version == 7
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.exit_code() == 0
 
 
 def test_broken_engine_ends_the_process_with_3_and_its_trace_is_in_the_log(artifact: Path) -> None:

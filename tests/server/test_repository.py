@@ -1,4 +1,4 @@
-"""Artifacts are found by their layout and served only when every file is whole."""
+"""Artifacts are served only when every file is whole."""
 
 import json
 import shutil
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.server.artifacts import MANIFEST, write_artifact, write_sums
-from tests.server.live import settings
 
 from cadenza.server.errors import ArtifactError
-from cadenza.server.repository import ModelVersion, find_versions, load_artifact
+from cadenza.server.repository import ModelVersion, load_artifact
 
 
 def _load(path: Path) -> None:
@@ -22,17 +21,6 @@ def test_whole_artifact_is_read(artifact: Path) -> None:
     assert read.chat_template is not None
     assert read.tokenizer_path.is_file()
     assert read.cpu_dir.is_dir()
-
-
-def test_highest_version_of_every_name_is_found(artifact: Path) -> None:
-    models = artifact.parent.parent
-    for version in ("10", "9", "latest"):
-        (artifact.parent / version).mkdir()
-    (models / "other" / "1").mkdir(parents=True)
-    (models / "empty").mkdir()
-    (models / "file").write_text("")
-    found = find_versions(settings(models=models))
-    assert [(one.name, one.version) for one in found] == [("other", 1), ("tiny", 10)]
 
 
 @pytest.mark.parametrize(
@@ -82,29 +70,3 @@ def test_manifest_of_another_contract_or_shape_is_refused(artifact: Path) -> Non
     write_sums(artifact)
     with pytest.raises(ArtifactError, match="no manifest that this server knows"):
         _load(artifact)
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("tiny", "is not NAME=PATH"),
-        ("=models/tiny/1", "no model name"),
-        ("a/b=models/tiny/1", "no model name"),
-        ("tiny=models/tiny/latest", "must end in a version number"),
-    ],
-)
-def test_model_flag_that_names_no_version_is_explained(flag: str, message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        find_versions(settings(model=(flag,)))
-
-
-def test_two_models_cannot_share_a_name(artifact: Path) -> None:
-    with pytest.raises(ArtifactError, match="tiny twice"):
-        find_versions(settings(model=(f"tiny={artifact}", f"tiny={artifact}")))
-
-
-def test_folder_without_models_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no NAME/VERSION"):
-        find_versions(settings(models=tmp_path))
-    with pytest.raises(ArtifactError, match="is not a folder"):
-        find_versions(settings(models=tmp_path / "nosuch"))

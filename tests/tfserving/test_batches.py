@@ -83,8 +83,9 @@ async def test_a_batch_that_the_queue_cannot_hold_is_refused_whole(
     async with live_server(artifact, runner, max_queue_requests=3) as live:
         client = ServingClient(live.channel)
         request = predict_request("serving_default", {"prompt": ["a"] * 4})
-        code, _, reason = await refused(client.prediction.Predict(request))
+        code, said, reason = await refused(client.prediction.Predict(request))
         assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert said.endswith("; this batch needs 4 places")
         assert runner.begun == 0
         found = await client.predict("serving_default", {"prompt": ["a"] * 3})
         assert found["completion"].tolist() == [b"bcdef"] * 3

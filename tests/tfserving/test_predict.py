@@ -1,5 +1,7 @@
 """Predict: what each signature answers, against outputs that a reader computes in the head."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tests.server.live import Live
@@ -40,7 +42,12 @@ async def test_complete_takes_each_rows_own_parameters(client: ServingClient) ->
 
 
 async def test_sampling_parameters_reach_the_engine_row_by_row(client: ServingClient, live: Live) -> None:
-    columns = {"temperature": [0.5, 0], "top_k": [7, 0], "top_p": [0.25, 1], "seed": [-1, 2**62]}
+    columns: dict[str, Any] = {
+        "temperature": [0.5, 0],
+        "top_k": [7, 0],
+        "top_p": [0.25, 1],
+        "seed": [-1, 2**62],
+    }
     await client.predict("complete", {"prompt": ["a", "b"], **sampling(2, max_tokens=[1, 1], **columns)})
     found = {one.token_ids[0]: one.sampling for one in live.runner.slices}
     first, second = found[ord("a")], found[ord("b")]

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.server.live import Live, health_stub, live_server, settings
+from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
 from tests.tfserving.client import ServingClient, predict_request
 from tests.tfserving.graphs import saved_model
@@ -60,7 +61,7 @@ async def test_asked_for_and_not_installed_the_server_does_not_start_and_says_wh
     artifact: Path, runner: ScriptedRunner
 ) -> None:
     chosen = settings(model=(f"tiny={artifact}",), tensorflow_serving="on")
-    server = Server(chosen, lambda _artifact, _settings: runner)
+    server = Server(chosen, ScriptedLoader(lambda _: runner))
     with pytest.raises(StartupError, match=r"tensorflow_serving: pip install 'cadenza\[server,tensorflow\]'"):
         await server.start()
     await server.stop(0)

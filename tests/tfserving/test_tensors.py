@@ -9,6 +9,7 @@ from tensorflow.core.framework import attr_value_pb2, tensor_pb2
 
 from cadenza.server.rpc.tfserving.tensors import (
     MAX_ELEMENTS,
+    MAX_ROWS,
     MAX_STRING_BYTES,
     TensorError,
     padded,
@@ -93,8 +94,10 @@ def test_short_and_packed_protos_mean_what_they_mean_to_tensorflow(proto: Any) -
         (_proto("STRING", [1], tensor_content=b"\x05abc"), "as many bytes"),
         (_proto("STRING", [1], tensor_content=b"\xff" * 9), "within the lengths"),
         (_proto("DOUBLE", [1], double_val=[1]), "double is not a type"),
-        (_proto("INT32", [MAX_ELEMENTS + 1], int_val=[7]), "more than the 1048576 elements"),
-        (_proto("INT32", [2**40, 2**40], int_val=[7]), "more than the 1048576 elements"),
+        (_proto("INT32", [MAX_ROWS + 1], int_val=[7]), "more than the 16384 rows"),
+        (_proto("INT32", [1, MAX_ELEMENTS + 1], int_val=[7]), "more than the 1048576 elements"),
+        (_proto("INT32", [2, 2**62], int_val=[7]), "more than the 1048576 elements"),
+        (_proto("INT32", [0, 2**62]), "more than the 1048576 elements"),
         (_proto("STRING", [1000], string_val=[b"x" * (MAX_STRING_BYTES // 999)]), "16777216 bytes"),
     ],
 )

@@ -18,7 +18,10 @@ from cadenza.client._results import (
     TokenLogprob,
     Usage,
 )
+from cadenza.client._settings import ClientOptions
 from cadenza.client._stream import Stream
+from cadenza.client._tls import Tls
+from cadenza.client._token import Token
 from cadenza.client.errors import (
     CadenzaError,
     Cancelled,
@@ -35,6 +38,7 @@ from cadenza.client.errors import (
     Unauthenticated,
     Unavailable,
     Unimplemented,
+    Unusable,
 )
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     "Cancelled",
     "Choice",
     "Client",
+    "ClientOptions",
     "Completion",
     "CompletionChunk",
     "CompletionOptions",
@@ -67,10 +72,13 @@ __all__ = [
     "ServingStatus",
     "Stream",
     "Timing",
+    "Tls",
+    "Token",
     "TokenCount",
     "TokenLogprob",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "Unusable",
     "Usage",
 ]

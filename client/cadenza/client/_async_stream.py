@@ -1,9 +1,10 @@
 """A completion as it is generated, for asyncio: the twin of `_stream`."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import grpc.aio
@@ -12,9 +13,14 @@ from cadenza.client._collect import completion_from_chunks
 from cadenza.client._requests import PreparedCall
 from cadenza.client._responses import chunk_from
 from cadenza.client._results import Completion, CompletionChunk, Timing, Usage
+from cadenza.client._retry import Attempts
 from cadenza.client._status import cancelled_here, error_from_rpc
 from cadenza.client.errors import CadenzaError
 from cadenza.v1 import completion_pb2 as pb
+
+if TYPE_CHECKING:
+    _Method = grpc.aio.UnaryStreamMultiCallable[pb.StreamCompletionRequest, pb.StreamCompletionResponse]
+    _Call = grpc.aio.UnaryStreamCall[pb.StreamCompletionRequest, pb.StreamCompletionResponse]
 
 
 class AsyncStream:
@@ -23,33 +29,36 @@ class AsyncStream:
     An `async for` loop that ends early cancels the call, as does cancelling the task that reads.
     """
 
-    def __init__(
-        self,
-        call: "grpc.aio.UnaryStreamCall[pb.StreamCompletionRequest, pb.StreamCompletionResponse]",
-        prepared: PreparedCall[pb.StreamCompletionRequest],
-    ) -> None:
-        self._call = call
-        self._messages = aiter(call)
+    def __init__(self, method: "_Method", prepared: PreparedCall[pb.StreamCompletionRequest]) -> None:
+        self._method = method
         self._prepared = prepared
+        self._attempts = Attempts(prepared)
+        self._is_cancelled = asyncio.Event()
         self._chunks: list[CompletionChunk] = []
         self._failure: CadenzaError | None = None
+        self._call: _Call | None = None
+        self._begin()
+
+    @property
+    def request_id(self) -> str:
+        """The id under which the server logs the call."""
+        return self._prepared.request_id
 
     async def __anext__(self) -> CompletionChunk:
-        if self._failure is not None:
-            raise self._failure
-        try:
-            message = await anext(self._messages)
-        except grpc.RpcError as error:
-            self._failure = error_from_rpc(error, self._prepared)
-            raise self._failure from error
-        except asyncio.CancelledError:
-            self._failure = cancelled_here(self._prepared)
-            if task_is_cancelled():
-                raise
-            raise self._failure from None
-        chunk = chunk_from(message)
-        self._chunks.append(chunk)
-        return chunk
+        while self._failure is None:
+            try:
+                message = await anext(self._messages)
+            except grpc.RpcError as error:
+                await self._begin_again(error)
+            except asyncio.CancelledError:
+                self._failure = cancelled_here(self._prepared)
+                if task_is_cancelled():
+                    raise
+            else:
+                chunk = chunk_from(message)
+                self._chunks.append(chunk)
+                return chunk
+        raise self._failure
 
     async def __aiter__(self) -> AsyncIterator[CompletionChunk]:
         try:
@@ -74,7 +83,8 @@ class AsyncStream:
         self.cancel()
 
     def __del__(self) -> None:
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
 
     async def text(self) -> AsyncIterator[str]:
         """The pieces of choice 0's text, as they come; none is empty."""
@@ -90,7 +100,8 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """Ends the call on the server; nothing happens after the end."""
-        if self._call.cancel():
+        self._is_cancelled.set()
+        if self._call is not None and self._call.cancel():
             self._failure = cancelled_here(self._prepared)
 
     @property
@@ -102,6 +113,28 @@ class AsyncStream:
     def timing(self) -> Timing | None:
         """Where the request's time went; None before the end."""
         return self._chunks[-1].timing if self._chunks else None
+
+    def _begin(self) -> None:
+        prepared = self._prepared
+        self._call = self._method(
+            prepared.request, timeout=self._attempts.timeout(), metadata=prepared.metadata()
+        )
+        self._messages = aiter(self._call)
+
+    async def _begin_again(self, error: grpc.RpcError) -> None:
+        """Another try, after a pause; where there is none, notes the failure and raises it."""
+        try:
+            if self._chunks:
+                raise error_from_rpc(error, self._prepared) from error
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._attempts.pause_after(error)):
+                    await self._is_cancelled.wait()
+            if self._is_cancelled.is_set():
+                raise cancelled_here(self._prepared) from error
+            self._begin()
+        except CadenzaError as failure:
+            self._failure = failure
+            raise
 
 
 def task_is_cancelled() -> bool:

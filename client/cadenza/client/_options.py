@@ -1,7 +1,7 @@
 """The keyword options of calls, and their check before anything is sent.
 
 Types and shapes are checked here, for a message at the caller's own line; ranges are the server's to
-refuse. An option that is absent or None is not sent, so the server's default holds.
+refuse. For an option that is absent or None the client's default holds, and without one the server's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ Text = Annotated[str, pydantic.AfterValidator(_encodable)]
 Int32 = Annotated[int, pydantic.Field(ge=-(2**31), lt=2**31)]
 UInt64 = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 Seconds = Annotated[float, pydantic.Field(gt=0)]
+Retries = Annotated[int, pydantic.Field(ge=0, le=100)]
 HeaderText = Annotated[str, pydantic.Field(pattern=r"^[\x21-\x7e]{1,128}$")]
 """1 to 128 printable ASCII characters, no space among them."""
 
@@ -31,11 +32,13 @@ class CallOptions(TypedDict, total=False):
     """Options of every call."""
 
     timeout: Seconds | None
-    """Seconds until the call is given up, here and on the server; the client's where absent, inf for none."""
+    """Seconds until the call is given up, retries included; the client's where absent, inf for none."""
     request_id: HeaderText | None
-    """The id under which the server logs the call."""
+    """The id under which the server logs the call; a random one where absent."""
     client_id: HeaderText | None
     """Between whom the server shares its work fairly; the client's own where absent."""
+    max_retries: Retries | None
+    """How often the call is tried again where that may help; the client's own where absent."""
 
 
 class CompletionOptions(CallOptions, total=False):
@@ -81,7 +84,7 @@ class CompletionOptions(CallOptions, total=False):
     """Whether KV blocks may be taken from, and left to, other requests."""
 
 
-def _checker(options: type) -> type[pydantic.BaseModel]:
+def checker(options: type) -> type[pydantic.BaseModel]:
     """A strict model of a TypedDict: 1 is no bool, "1" no number, an unknown name an error."""
     fields: dict[str, Any] = {
         name: (hint, None) for name, hint in get_type_hints(options, include_extras=True).items()
@@ -90,8 +93,8 @@ def _checker(options: type) -> type[pydantic.BaseModel]:
     return pydantic.create_model(options.__name__, __config__=config, **fields)
 
 
-_CALL = _checker(CallOptions)
-_COMPLETION = _checker(CompletionOptions)
+_CALL = checker(CallOptions)
+_COMPLETION = checker(CompletionOptions)
 
 
 def checked_call_options(options: CallOptions) -> dict[str, Any]:
@@ -104,18 +107,30 @@ def checked_completion_options(options: CompletionOptions) -> dict[str, Any]:
     return _checked(_COMPLETION, options)
 
 
-def _checked(checker: type[pydantic.BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return checker.model_validate(options).model_dump(exclude_none=True)
+        return model.model_validate(options).model_dump(exclude_none=True)
     except pydantic.ValidationError as error:
         raise invalid_option(error) from None
 
 
-def invalid_option(error: pydantic.ValidationError, field: str = "") -> InvalidOption:
-    """The SDK's exception for pydantic's; `field` is the path to what was checked."""
+def refused(field: str, description: str) -> InvalidOption:
+    """The exception for an argument that pydantic cannot judge."""
+    return InvalidOption(
+        f"{field}: {description}",
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        reason="INVALID_OPTION",
+        field_violations=[FieldViolation(field, description)],
+    )
+
+
+def invalid_option(
+    error: pydantic.ValidationError, field: str = "", *, depth: int | None = None
+) -> InvalidOption:
+    """The SDK's exception for pydantic's; `field` is the path to what was checked, named to this depth."""
     violations = tuple(
         FieldViolation(
-            _path(field, problem["loc"]), f"{problem['msg']}; given: {_shortened(problem['input'])}"
+            _path(field, problem["loc"][:depth]), f"{problem['msg']}; given: {_shortened(problem['input'])}"
         )
         for problem in error.errors(include_url=False, include_context=False)
     )

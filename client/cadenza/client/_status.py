@@ -4,6 +4,7 @@ The server sends google.rpc.Status in trailing metadata; its details become attr
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
@@ -49,6 +50,9 @@ _BY_CODE: dict[grpc.StatusCode, type[CadenzaError]] = {
     grpc.StatusCode.DATA_LOSS: InternalError,
 }
 
+_OF_TLS = re.compile("handshake failed|verification check failed", re.IGNORECASE)
+"""How gRPC words what is UNAVAILABLE for TLS; it has no status of its own."""
+
 _Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -81,7 +85,7 @@ def error_from_rpc(error: grpc.RpcError, call: PreparedCall[Any]) -> CadenzaErro
     message = failed.details() or code.name
     reason = details.reason
     if not details.reason and code is grpc.StatusCode.UNAVAILABLE:
-        cls, reason = ConnectionFailed, "CONNECTION_FAILED"
+        cls, reason = ConnectionFailed, "TLS_FAILED" if _OF_TLS.search(message) else "CONNECTION_FAILED"
         message = f"no answer from {call.target}: {message}"
     if not details.reason and code is grpc.StatusCode.DEADLINE_EXCEEDED and call.timeout is not None:
         message = f"no complete answer from {call.target} within {call.timeout:g} s"

@@ -9,10 +9,11 @@ CadenzaError
 ├── DeadlineExceeded       DEADLINE_EXCEEDED: no complete answer in time
 ├── Cancelled              CANCELLED: the call was ended, here or on the server
 ├── Unavailable            UNAVAILABLE: the server is loading or draining; try again
-│   └── ConnectionFailed   no server was reached, or the connection broke
+│   └── ConnectionFailed   no server was reached, TLS failed, or the connection broke
 ├── Unimplemented          UNIMPLEMENTED: this server does not know the method
 ├── Unauthenticated        UNAUTHENTICATED
 ├── PermissionDenied       PERMISSION_DENIED
+├── Unusable               FAILED_PRECONDITION: this client cannot call any more; nothing was sent
 └── InternalError          INTERNAL, UNKNOWN, DATA_LOSS: the server failed
 
 A status beside these is raised as the root, `CadenzaError`.
@@ -106,7 +107,11 @@ class Unavailable(CadenzaError):
 
 
 class ConnectionFailed(Unavailable):
-    """No server was reached at the target, or the connection broke before the answer was complete."""
+    """No server was reached at the target, or the connection broke before the answer was complete.
+
+    `reason` is CONNECTION_FAILED, or TLS_FAILED where one side does not accept the other's certificate or
+    only one of them uses TLS.
+    """
 
 
 class Unimplemented(CadenzaError):
@@ -119,6 +124,10 @@ class Unauthenticated(CadenzaError):
 
 class PermissionDenied(CadenzaError):
     """The caller may not do this."""
+
+
+class Unusable(CadenzaError):
+    """The client was closed, or used before os.fork() where gRPC's fork support is off."""
 
 
 class InternalError(CadenzaError):

@@ -1,18 +1,14 @@
-"""A closed loop: N streams at all times, each beginning the next prompt when the last has ended.
+"""The shortest way to a load from Python: every prompt once, N at a time."""
 
-One asyncio loop and one connection carry all streams.
-"""
+import os
+from collections.abc import Sequence
 
-import asyncio
-import time
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias, cast
-
-from cadenza.client import AsyncClient, AsyncStream, CadenzaError, CompletionOptions, Message
-from cadenza.load._record import MessageTime, RequestRecord
-
-LoadPrompt: TypeAlias = str | Sequence[int] | Sequence[Message]
-"""Text, token ids, or a conversation."""
+from cadenza.client import CompletionOptions
+from cadenza.client._settings import settings_from
+from cadenza.load._plan import ClosedLoop, LoadPlan
+from cadenza.load._processes import run_load
+from cadenza.load._record import RequestRecord
+from cadenza.load._workload import LoadPrompt, given_prompts
 
 
 async def closed_loop(
@@ -24,41 +20,11 @@ async def closed_loop(
 ) -> list[RequestRecord]:
     """Streams a completion of every prompt, `concurrency` at a time; gives a record per prompt, in order.
 
-    A request that fails, also for an option of the wrong type, is recorded with its reason and the load
-    goes on. Raises ValueError where concurrency is below 1.
+    A request that fails is recorded with its reason and the load goes on. Raises InvalidOption for a prompt
+    or an option of the wrong type, ValueError without prompts or with a concurrency below 1, and LoadError
+    where no server answers.
     """
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
-    records: list[RequestRecord | None] = [None] * len(prompts)
-    waiting = iter(enumerate(prompts))
-    async with AsyncClient(target) as client, asyncio.TaskGroup() as streams:
-        for _ in range(min(concurrency, len(prompts))):
-            streams.create_task(_one_after_another(client, waiting, records, options or {}))
-    return [record for record in records if record is not None]
-
-
-async def _one_after_another(
-    client: AsyncClient,
-    waiting: Iterator[tuple[int, LoadPrompt]],
-    records: list[RequestRecord | None],
-    options: CompletionOptions,
-) -> None:
-    for index, prompt in waiting:
-        record = records[index] = RequestRecord(time.perf_counter())
-        try:
-            await _read(_begun(client, prompt, options), record)
-        except CadenzaError as error:
-            record.error = error.reason
-        record.end = time.perf_counter()
-
-
-def _begun(client: AsyncClient, prompt: LoadPrompt, options: CompletionOptions) -> AsyncStream:
-    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message):
-        return client.stream_chat(cast("Sequence[Message]", prompt), **options)
-    return client.stream(cast("str | Sequence[int]", prompt), **options)
-
-
-async def _read(stream: AsyncStream, record: RequestRecord) -> None:
-    async for chunk in stream:
-        if tokens := sum([len(choice.token_ids) for choice in chunk.choices]):
-            record.messages.append(MessageTime(time.perf_counter(), tokens))
+    settings = settings_from(target, {}, os.environ)
+    workload = given_prompts(settings, prompts, [options or {}] * len(prompts))
+    pace = ClosedLoop(concurrency, requests=len(prompts))
+    return (await run_load(LoadPlan(settings, workload, pace))).records

@@ -2,72 +2,121 @@
 
 import dataclasses
 import itertools
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from cadenza.load._objectives import Objectives
+from cadenza.load._percentiles import Percentiles, percentiles
 from cadenza.load._record import RequestRecord
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Percentiles:
-    """Percentiles of a sample, interpolated linearly between its sorted values.
+class Window:
+    """The part of a load that is measured: from begin to end on its clock, seconds."""
 
-    The p-th lies at position (n - 1) * p / 100 of n values, counted from 0: NumPy's "linear" method.
-    """
+    begin: float
+    end: float
 
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    mean: float
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.begin
+
+    def holds(self, at: float) -> bool:
+        """Whether a moment lies in it."""
+        return self.begin <= at <= self.end
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Goodput:
+    """Requests that met all objectives."""
+
+    objectives: Objectives
+    requests: int
+    """Requests scheduled in the window that succeeded and met every objective."""
+    per_second: float
+    """requests / duration."""
+    share: float
+    """requests / all requests scheduled in the window, failed ones too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
     """How a load went. A distribution is None where no request gives it a value.
 
-    Failed requests count in `errors` alone, but for `duration`.
+    Distributions are of the requests that were scheduled in the window and succeeded, whenever they ended.
     """
 
     requests: int
-    """Requests that succeeded."""
+    """Requests scheduled in the window that succeeded."""
     errors: dict[str, int]
-    """Requests that failed, by reason."""
+    """Requests scheduled in the window that failed, by reason."""
     duration: float
-    """From the first request's start to the last one's end."""
+    """Length of the window."""
+    offered_per_second: float
+    """Requests scheduled in the window / duration."""
+    completed_per_second: float
+    """Requests that succeeded and ended in the window / duration."""
     tokens: int
-    """Generated tokens of all requests that succeeded."""
+    """Tokens that arrived in the window, of all requests that succeeded."""
     tokens_per_second: float
     """tokens / duration."""
+    prompt_tokens: int
+    """Of the requests counted in `requests`, as the server counted them."""
+    cached_prompt_tokens: int
+    """Those of `prompt_tokens` that the server found in its KV cache."""
     ttft: Percentiles | None
-    """Time to first token: arrival of the first message with tokens - start."""
+    """Time to first token: first message with tokens - scheduled arrival."""
     itl: Percentiles | None
     """Inter-token latency, one value per token after a request's first: see `inter_token_latencies`."""
     tpot: Percentiles | None
     """Time per output token, per request of two tokens or more: (latency - TTFT) / (tokens - 1)."""
     latency: Percentiles | None
-    """End to end: end of the stream - start."""
+    """End to end: end of the stream - scheduled arrival."""
+    queue: Percentiles | None
+    """From arrival at the server to the first step, on the server's clock."""
+    lag: Percentiles | None
+    """Generator lag, of every request scheduled in the window, failed ones too: sent - scheduled arrival."""
+    goodput: Goodput | None
+    """None where no objectives were given."""
 
 
-def summarise(records: Iterable[RequestRecord]) -> Summary:
-    """The figures of a load. Raises ValueError where there is no record."""
+def summarise(
+    records: Iterable[RequestRecord], window: Window | None = None, objectives: Objectives | None = None
+) -> Summary:
+    """The figures of a load; without a window, from the first arrival to the last end.
+
+    Raises ValueError where there is no record, or none that was scheduled in the window.
+    """
     every = list(records)
     if not every:
         raise ValueError("there are no records to summarise: give the load at least one prompt")
-    good = [record for record in every if not record.error]
-    duration = max(record.end for record in every) - min(record.start for record in every)
-    tokens = sum(record.tokens for record in good)
+    span = window or _whole(every)
+    inside = [record for record in every if span.holds(record.scheduled)]
+    if not inside:
+        raise ValueError(
+            f"no request was scheduled between {span.begin:g} s and {span.end:g} s: measure for longer"
+        )
+    good = [record for record in inside if not record.error]
+    tokens = _tokens_within(every, span)
+    ended = sum(not record.error and span.holds(record.end) for record in every)
     return Summary(
         requests=len(good),
-        errors=dict(Counter(record.error for record in every if record.error)),
-        duration=duration,
+        errors=dict(Counter(record.error for record in inside if record.error)),
+        duration=span.seconds,
+        offered_per_second=_rate(len(inside), span),
+        completed_per_second=_rate(ended, span),
         tokens=tokens,
-        tokens_per_second=tokens / duration if duration > 0 else 0.0,
-        ttft=percentiles([_ttft(record) for record in good if record.messages]),
+        tokens_per_second=_rate(tokens, span),
+        prompt_tokens=sum(record.prompt_tokens for record in good),
+        cached_prompt_tokens=sum(record.cached_tokens for record in good),
+        ttft=percentiles([record.ttft for record in good if record.ttft is not None]),
         itl=percentiles([gap for record in good for gap in inter_token_latencies(record)]),
-        tpot=percentiles([_tpot(record) for record in good if record.tokens > 1]),
-        latency=percentiles([record.end - record.start for record in good]),
+        tpot=percentiles([record.tpot for record in good if record.tpot is not None]),
+        latency=percentiles([record.latency for record in good]),
+        queue=percentiles([record.queue for record in good if record.queue is not None]),
+        lag=percentiles([record.lag for record in inside]),
+        goodput=_goodput(inside, span, objectives),
     )
 
 
@@ -82,23 +131,32 @@ def inter_token_latencies(record: RequestRecord) -> list[float]:
     for before, message in itertools.pairwise(record.messages):
         gaps.append(message.at - before.at)
         gaps.extend([0.0] * (message.tokens - 1))
-    if record.messages:
-        gaps.extend([0.0] * (record.messages[0].tokens - 1))
+    gaps.extend([0.0] * (record.tokens - 1 - len(gaps)))
     return gaps
 
 
-def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """The percentiles of a sample; None of an empty one."""
-    if not values:
+def _whole(records: Sequence[RequestRecord]) -> Window:
+    return Window(min(record.scheduled for record in records), max(record.end for record in records))
+
+
+def _tokens_within(records: Iterable[RequestRecord], window: Window) -> int:
+    return sum(
+        message.tokens
+        for record in records
+        if not record.error
+        for message in record.messages
+        if window.holds(message.at)
+    )
+
+
+def _goodput(
+    inside: Sequence[RequestRecord], window: Window, objectives: Objectives | None
+) -> Goodput | None:
+    if objectives is None:
         return None
-    sample = values if len(values) > 1 else [values[0]] * 2  # quantiles() wants two values
-    cuts = statistics.quantiles(sample, n=100, method="inclusive")
-    return Percentiles(cuts[49], cuts[89], cuts[94], cuts[98], statistics.fmean(values))
+    met = sum(map(objectives.met_by, inside))
+    return Goodput(objectives, met, _rate(met, window), met / len(inside))
 
 
-def _ttft(record: RequestRecord) -> float:
-    return record.messages[0].at - record.start
-
-
-def _tpot(record: RequestRecord) -> float:
-    return (record.end - record.start - _ttft(record)) / (record.tokens - 1)
+def _rate(count: int, window: Window) -> float:
+    return count / window.seconds if window.seconds > 0 else 0.0

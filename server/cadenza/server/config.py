@@ -59,6 +59,30 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
     )
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="another gRPC port that serves grpc.health.v1 alone, without TLS and tokens, for probes; "
+        "0 picks a free one; none where absent",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file, the server's certificate and those between it and its authority"
+    )
+    tls_key: Path | None = Field(None, description="PEM file, the certificate's private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file, the authorities of clients' certificates; every client must show one"
+    )
+    token_file: Path | None = Field(
+        None, description="file of bearer tokens, NAME TOKEN a line; every call but health must show one"
+    )
+    credentials_poll_seconds: float = Field(
+        2.0,
+        ge=0.01,
+        le=3600,
+        description="how often the files of certificates and tokens are looked at; what is the same at two "
+        "looks is read",
+    )
     tensorflow_serving: Literal["auto", "on", "off"] = Field(
         "auto",
         description="answer TensorFlow Serving's API on the gRPC port: on, off, or auto: where "
@@ -114,10 +138,40 @@ class Settings(BaseSettings):
         60.0, ge=0, le=86400, description="a step that runs longer turns health NOT_SERVING; 0 is never"
     )
     max_message_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="largest gRPC request, bytes")
+    max_metadata_bytes: int = Field(
+        16384, ge=4096, le=1 << 20, description="most metadata of a call, bytes; more is refused"
+    )
+    max_connection_streams: int = Field(
+        1024, ge=1, le=1 << 20, description="most calls at once on one connection; more wait in the client"
+    )
+    max_connection_seconds: float = Field(
+        3600.0,
+        ge=0,
+        le=86400 * 20,
+        description="a connection so old takes no new call: the client opens another; 0 is never",
+    )
+    max_connection_grace_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=86400 * 20,
+        description="how long the calls of such a connection may go on; 0 is to their end",
+    )
+    keepalive_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="a client silent so long is pinged, and again until it counts as gone; 0 is never",
+    )
+    min_ping_seconds: float = Field(
+        10.0, ge=0, le=86400, description="clients that ping more often are disconnected"
+    )
     drain_seconds: float = Field(30.0, ge=0, le=86400, description="time to finish requests after SIGTERM")
     lanes: int = Field(0, ge=0, le=256, description="threads that share a CPU step; 0 is one per core")
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
+    )
+    load_only: bool = Field(
+        False, description="load the models, which fills --cache-dir, and exit; for images and init containers"
     )
     log_format: Literal["json", "human"] = Field(
         default_factory=lambda: "human" if sys.stderr.isatty() else "json",
@@ -165,6 +219,14 @@ class Settings(BaseSettings):
     def _pins_of_a_folder(self) -> Self:
         if self.pin and self.models is None:
             raise ValueError("--pin chooses among the versions of --models; --model names one by its path")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_certificate(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key go together: give both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
         return self
 
     @model_validator(mode="after")
@@ -274,6 +336,11 @@ _METAVARS = {
     "pin": "MODEL=VERSION",
     "version_label": "MODEL:LABEL=VERSION",
     "host": "ADDRESS",
+    "tls_certificate": "FILE",
+    "tls_key": "FILE",
+    "tls_client_ca": "FILE",
+    "token_file": "FILE",
+    "credentials_poll_seconds": "SECONDS",
     "tensorflow_serving": "WHEN",
     "device": "DEVICE",
     "runner": "RUNNER",
@@ -281,6 +348,11 @@ _METAVARS = {
     "device_memory_fraction": "SHARE",
     "kv_cache_gib": "GIB",
     "max_message_bytes": "BYTES",
+    "max_metadata_bytes": "BYTES",
+    "max_connection_seconds": "SECONDS",
+    "max_connection_grace_seconds": "SECONDS",
+    "keepalive_seconds": "SECONDS",
+    "min_ping_seconds": "SECONDS",
     "max_queue_bytes": "BYTES",
     "overdue_seconds": "SECONDS",
     "client_weight": "NAME=W",

@@ -170,6 +170,7 @@ class Dispatcher:
             if not await self._ends_within(_CANCEL_SECONDS):
                 _end_streams(self._streams.values(), lambda _: DrainingError())
                 return False
+        self._metrics.end()
         return True
 
     async def _ends_within(self, seconds: float) -> bool:

@@ -3,9 +3,13 @@
 ServerError
 ├── StartupError                  the process cannot start (exit code 1), or a version cannot be loaded
 │   ├── ArtifactError             a model's files are missing, corrupted or of an unknown kind
+│   ├── CredentialError           certificates or tokens cannot be read from their files
 │   └── MemoryShortError          a model does not fit beside what is loaded
 └── RequestError                  one call is refused or ends early; the next is served as if nothing had been
     ├── InvalidRequestError            INVALID_ARGUMENT, any of the reasons of bad input
+    ├── UnauthenticatedError           UNAUTHENTICATED
+    ├── MessageTooLargeError           RESOURCE_EXHAUSTED
+    ├── MethodNotFoundError            UNIMPLEMENTED
     ├── ModelNotFoundError             NOT_FOUND
     ├── VersionNotFoundError           NOT_FOUND
     ├── QueueFullError                 RESOURCE_EXHAUSTED
@@ -41,6 +45,10 @@ class Reason(enum.StrEnum):
     CHAT_TEMPLATE_FAILED = "CHAT_TEMPLATE_FAILED"
     INVALID_CLIENT_ID = "INVALID_CLIENT_ID"
     MALFORMED_REQUEST = "MALFORMED_REQUEST"
+    MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105
+    METHOD_NOT_FOUND = "METHOD_NOT_FOUND"
     INVALID_TENSOR = "INVALID_TENSOR"
     SIGNATURE_NOT_FOUND = "SIGNATURE_NOT_FOUND"
     NOT_SERVED = "NOT_SERVED"
@@ -66,6 +74,10 @@ class StartupError(ServerError):
 
 class ArtifactError(StartupError):
     """An artifact on disk cannot be served; the message names the file."""
+
+
+class CredentialError(StartupError):
+    """A file of certificates or tokens cannot be used; the message names it and never quotes a secret."""
 
 
 class MemoryShortError(StartupError):
@@ -110,6 +122,38 @@ class InvalidRequestError(RequestError):
     ) -> None:
         super().__init__(reason, message, metadata={"field": field, **(metadata or {})})
         self.field = field
+
+
+class UnauthenticatedError(RequestError):
+    """The call shows no bearer token, or one that is not of this server."""
+
+    code = "UNAUTHENTICATED"
+
+
+class MessageTooLargeError(RequestError):
+    """The request's message is larger than the server is set to take."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, size: int, limit: int) -> None:
+        """Both in bytes."""
+        super().__init__(
+            Reason.MESSAGE_TOO_LARGE,
+            f"the request is {size} bytes long and this server takes {limit}; send less at once",
+            metadata={"size": str(size), "limit": str(limit)},
+        )
+
+
+class MethodNotFoundError(RequestError):
+    """The server has no such method."""
+
+    code = "UNIMPLEMENTED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            Reason.METHOD_NOT_FOUND,
+            "this server has no such method; reflection lists those that it has",
+        )
 
 
 class ModelNotFoundError(RequestError):

@@ -5,14 +5,18 @@ waits for the same lock.
 """
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from cadenza.server.engine.request import FailureCause, Finished, FinishReason, StepReport
 
+_T = TypeVar("_T")
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 _LABEL = ("model",)
 # Seconds, from half a millisecond, with exact edges at the usual objectives.
 _SHORT = (
@@ -56,6 +60,10 @@ class WeightedHistogram(Collector):
         """The series of one model."""
         return self._series.setdefault(model, WeightedSeries(self._bounds))
 
+    def remove(self, model: str) -> None:
+        """Drops a model's series."""
+        self._series.pop(model, None)
+
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Called by the registry."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=_LABEL)
@@ -87,11 +95,57 @@ class WeightedSeries:
         return buckets
 
 
+class SharedGauge(Generic[_T]):
+    """A gauge to which several versions of a model contribute. Labelled by model."""
+
+    def __init__(self, gauge: Gauge, combine: Callable[[Collection[_T]], float]) -> None:
+        """`combine` makes the gauge's value of what the versions say."""
+        self._gauge = gauge
+        self._combine = combine
+        self._shares: dict[str, dict[GaugeShare[_T], _T]] = {}
+
+    def share(self, model: str) -> "GaugeShare[_T]":
+        """One version's part in the gauge."""
+        return GaugeShare(self, model)
+
+    def change(self, model: str, share: "GaugeShare[_T]", value: _T | None) -> None:
+        """Takes in what a version says; None: it says nothing any more."""
+        shares = self._shares.setdefault(model, {})
+        shares.pop(share, None)
+        if value is not None:
+            shares[share] = value
+        if not shares:
+            del self._shares[model]
+        self._gauge.labels(model).set(self._combine(shares.values()))
+
+
+class GaugeShare(Generic[_T]):
+    """One version's part in a SharedGauge."""
+
+    def __init__(self, gauge: SharedGauge[_T], model: str) -> None:
+        self._gauge = gauge
+        self._model = model
+        self._dropped = False
+
+    def set(self, value: _T) -> None:
+        """What the version says now."""
+        if not self._dropped:
+            self._gauge.change(self._model, self, value)
+
+    def drop(self) -> None:
+        """The version has ended; what it says from now on does not count."""
+        if not self._dropped:
+            self._gauge.change(self._model, self, None)
+        self._dropped = True
+
+
 class Metrics:
-    """The server's collectors. `for_model` gives a model's share of them with the label already resolved."""
+    """The server's collectors. `for_model` gives a version's part in them, its labels already resolved."""
 
     def __init__(self, registry: CollectorRegistry, *, server_version: str) -> None:
         self.registry = registry
+        self._by_model: list[MetricWrapperBase] = []
+        """Those that have series of a model."""
         self._gauges(registry)
         self._counters(registry)
         self._histograms(registry)
@@ -99,25 +153,39 @@ class Metrics:
 
     def _gauges(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, _LABEL, registry=registry)
+            return self._keep(Gauge(name, text, _LABEL, registry=registry))
 
-        self.running = gauge(
-            "cadenza_num_requests_running", "Sequences with KV blocks, at the last step's end."
-        )
-        self.waiting = gauge("cadenza_num_requests_waiting", "Requests whose first step has not begun.")
-        self.kv_usage = gauge(
-            "cadenza_kv_cache_usage_ratio", "Share of KV blocks in use, at the last step's end."
+        name = "cadenza_num_requests_running"
+        self.running = SharedGauge[int](gauge(name, "Sequences with KV blocks, at the last step's end."), sum)
+        name = "cadenza_num_requests_waiting"
+        self.waiting = SharedGauge[int](gauge(name, "Requests whose first step has not begun."), sum)
+        name = "cadenza_kv_cache_usage_ratio"
+        self.kv_usage = SharedGauge[tuple[int, int]](
+            gauge(name, "Share of KV blocks in use, at the last step's end."), _ratio
         )
         self.batch_tokens = gauge("cadenza_engine_batch_tokens", "Tokens in the last step.")
         self.batch_sequences = gauge("cadenza_engine_batch_sequences", "Sequences in the last step.")
-        self.stalled = gauge(
-            "cadenza_engine_stalled", "1 while a step runs for longer than --watchdog-seconds."
+        name = "cadenza_engine_stalled"
+        self.stalled = SharedGauge[int](
+            gauge(name, "1 while a step runs for longer than --watchdog-seconds."),
+            lambda all_: max(all_, default=0),
         )
-        self.model_info = Info("cadenza_model", "A model that is served.", _LABEL, registry=registry)
+        labels = ("model", "version")
+        self._model_info = self._keep(
+            Info("cadenza_model", "A version that is served.", labels, registry=registry)
+        )
+
+        self.certificate_expiry = Gauge(
+            "cadenza_tls_certificate_expiry_timestamp_seconds",
+            "When a certificate in use expires, Unix time.",
+            ("certificate",),
+            registry=registry,
+        )
 
     def _counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+            made = Counter(name, text, labels, registry=registry)
+            return self._keep(made) if "model" in labels else made
 
         self.finished = counter("cadenza_requests_finished_total", "Requests answered.", "model")
         self.choices = counter(
@@ -152,14 +220,24 @@ class Metrics:
             "cadenza_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.", "model"
         )
         self.steps = counter("cadenza_engine_steps_total", "Engine steps that ran tokens.", "model")
+        self._compilations = counter("cadenza_xla_compilations_total", "Programs that XLA compiled.", "model")
+        self.loads = counter(
+            "cadenza_model_loads_total", "Versions that were to be loaded, by result.", "model", "result"
+        )
         self.engine_failures = counter("cadenza_engine_failures_total", "Engines that broke.", "model")
+        self.credential_reloads = counter(
+            "cadenza_credential_reloads_total",
+            "Changed files of certificates or tokens that were read, by result.",
+            "kind",
+            "result",
+        )
         rpc = ("grpc_type", "grpc_service", "grpc_method")
         self.rpc_started = counter("grpc_server_started_total", "Calls begun.", *rpc)
         self.rpc_handled = counter("grpc_server_handled_total", "Calls ended, by code.", *rpc, "grpc_code")
 
     def _histograms(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, text, _LABEL, buckets=buckets, registry=registry)
+            return self._keep(Histogram(name, text, _LABEL, buckets=buckets, registry=registry))
 
         name = "cadenza_time_to_first_token_seconds"
         self.ttft = histogram(name, "From arrival to the first token.", _LONG)
@@ -181,32 +259,61 @@ class Metrics:
         name = "cadenza_inter_token_latency_seconds"
         self.itl = WeightedHistogram(name, "Between two tokens of a choice.", _SHORT, registry)
 
-    def for_model(self, model: str, info: Mapping[str, str]) -> "ModelMetrics":
-        """The metrics of one model; `info` are the labels of cadenza_model_info."""
-        self.model_info.labels(model).info(dict(info))
+    def for_model(self, model: str) -> "ModelMetrics":
+        """The metrics of one version of a model; what several versions say is shown as one."""
         return ModelMetrics(self, model)
+
+    def compiled(self, model: str) -> None:
+        """A program was compiled for a model; any thread may say so."""
+        self._compilations.labels(model).inc()
+
+    def version_serves(self, model: str, version: int, info: Mapping[str, str]) -> None:
+        """`info` are the labels of cadenza_model_info beside these."""
+        self._model_info.labels(model, str(version)).info(dict(info))
+
+    def version_ended(self, model: str, version: int) -> None:
+        """The version serves no more."""
+        self._model_info.remove(model, str(version))
+
+    def model_ended(self, model: str) -> None:
+        """No version of the model is left: its series go."""
+        for metric in self._by_model:
+            metric.remove_by_labels({"model": model})
+        self.itl.remove(model)
+
+    def _keep(self, metric: _Metric) -> _Metric:
+        self._by_model.append(metric)
+        return metric
 
 
 class ModelMetrics:
-    """One model's series, found once: looking labels up costs more than counting."""
+    """One version's part in its model's series, found once: looking labels up costs more than counting."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        self._running = metrics.running.labels(model)
-        self._waiting = metrics.waiting.labels(model)
-        self._kv_usage = metrics.kv_usage.labels(model)
+        self._running = metrics.running.share(model)
+        self._waiting = metrics.waiting.share(model)
+        self._kv_usage = metrics.kv_usage.share(model)
         self._batch_tokens = metrics.batch_tokens.labels(model)
         self._batch_sequences = metrics.batch_sequences.labels(model)
         self._generated_tokens = metrics.generated_tokens.labels(model)
         self._preemptions = metrics.preemptions.labels(model)
         self._prefix_queried = metrics.prefix_queried.labels(model)
         self._prefix_hit = metrics.prefix_hit.labels(model)
-        self._stalled = metrics.stalled.labels(model)
+        self._stalled = metrics.stalled.share(model)
         self._steps = metrics.steps.labels(model)
         self._step = metrics.step.labels(model)
         self._step_sequences = metrics.step_sequences.labels(model)
         self._itl = metrics.itl.series(model)
+        for share in (self._running, self._waiting, self._stalled):
+            share.set(0)
+        self._kv_usage.set((0, 1))
+
+    def end(self) -> None:
+        """The version has no engine any more; what it counted stays."""
+        for share in (self._running, self._waiting, self._kv_usage, self._stalled):
+            share.drop()
 
     def step(
         self,
@@ -221,8 +328,8 @@ class ModelMetrics:
         """
         last = (report, *others)
         self._running.set(sum(one.running for one in last))
-        total = sum(one.kv_blocks_total for one in last)
-        self._kv_usage.set(sum(one.kv_blocks_used for one in last) / max(1, total))
+        used, total = (sum(one.kv_blocks_used for one in last), sum(one.kv_blocks_total for one in last))
+        self._kv_usage.set((used, total))
         if report.preemptions:
             self._preemptions.inc(report.preemptions)
         if report.prompt_tokens_looked_up:
@@ -272,8 +379,14 @@ class ModelMetrics:
 
     def stalled(self, stalled: bool) -> None:
         """Whether a step runs for longer than it may."""
-        self._stalled.set(stalled)
+        self._stalled.set(int(stalled))
 
     def engine_failed(self) -> None:
         """The model's engine broke."""
         self._metrics.engine_failures.labels(self._model).inc()
+
+
+def _ratio(shares: Collection[tuple[int, int]]) -> float:
+    """Of all used to all there are."""
+    total = sum(total for _, total in shares)
+    return sum(used for used, _ in shares) / max(1, total)

@@ -44,6 +44,11 @@ class ServedModel:
         """The version that requests may give."""
         return self.artifact.version
 
+    @property
+    def info(self) -> dict[str, str]:
+        """What operators see of it, for cadenza_model_info."""
+        return {"family": self.artifact.manifest.family, "precision": self.artifact.precision}
+
 
 class ModelTable:
     """Finds the version of a model that a request means, and says where every version stands.
@@ -64,11 +69,9 @@ class ModelTable:
         """Announces a model whose first version is being loaded."""
         self._models.setdefault(name, {})
 
-    def note(self, name: str, version: int, state: VersionState, error: str | None = None) -> VersionStatus:
+    def note(self, name: str, version: int, state: VersionState, error: str | None = None) -> None:
         """Takes down where a version stands that takes no requests."""
-        status = VersionStatus(name, version, state, error)
-        self._book.write(status)
-        return status
+        self._book.write(VersionStatus(name, version, state, error))
 
     def serve(self, model: ServedModel) -> None:
         """Requests go to the version from now on: those that name it, or none where it is the newest."""
@@ -81,10 +84,9 @@ class ModelTable:
         self._unloading.append(model)
         self.note(model.name, model.version, VersionState.UNLOADING)
 
-    def end(self, model: ServedModel) -> None:
+    def drop(self, model: ServedModel) -> None:
         """A retired version has finished."""
         self._unloading.remove(model)
-        self.note(model.name, model.version, VersionState.END)
 
     def forget(self, name: str) -> None:
         """A model without versions is no longer expected."""

@@ -1,4 +1,4 @@
-"""Model versions on disk: which are to be served, and whether their files are whole.
+"""Model versions on disk: whether their files are whole, and what their manifests say.
 
 Nothing of an artifact is used before every one of its checksums is right.
 """
@@ -12,15 +12,13 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from cadenza.server.config import Settings
 from cadenza.server.errors import ArtifactError
-from cadenza.v1.manifest_pb2 import ModelManifest
+from cadenza.v1.manifest_pb2 import ModelManifest, Precision
 
 CONTRACT_VERSION = 2
 _HASH_THREADS = 2
 _EXTRA = "assets.extra"
 _SUMS = f"{_EXTRA}/SHA256SUMS"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +41,11 @@ class Artifact:
     chat_template: str | None
 
     @property
+    def precision(self) -> str:
+        """Of the CPU program's weights: int8, float32, ..."""
+        return Precision.Name(self.manifest.cpu.precision).removeprefix("PRECISION_").lower()
+
+    @property
     def tokenizer_path(self) -> Path:
         """tokenizer.json."""
         return self.path / _EXTRA / "tokenizer.json"
@@ -51,18 +54,6 @@ class Artifact:
     def cpu_dir(self) -> Path:
         """The folder of the CPU program."""
         return self.path / _EXTRA / "cpu"
-
-
-def find_versions(settings: Settings) -> list[ModelVersion]:
-    """The versions that the settings name, by model name. Raises ArtifactError where there is none."""
-    if settings.models is not None:
-        return _highest_versions(settings.models)
-    versions = [_parse_model_flag(text) for text in settings.model]
-    names = [version.name for version in versions]
-    for name in names:
-        if names.count(name) > 1:
-            raise ArtifactError(f"--model names {name} twice; give every model a name of its own")
-    return sorted(versions, key=lambda version: version.name)
 
 
 def load_artifact(version: ModelVersion) -> Artifact:
@@ -80,36 +71,16 @@ def load_artifact(version: ModelVersion) -> Artifact:
     )
 
 
-def _highest_versions(models: Path) -> list[ModelVersion]:
-    if not models.is_dir():
-        raise ArtifactError(f"--models {models} is not a folder; give the folder that holds NAME/VERSION")
-    found = []
-    for folder in sorted(path for path in models.iterdir() if path.is_dir()):
-        versions = [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
-        if versions:
-            _check_name(folder.name)
-            found.append(ModelVersion(folder.name, max(versions), folder / str(max(versions))))
-    if not found:
-        raise ArtifactError(f"--models {models} holds no NAME/VERSION folder; export a model there first")
-    return found
-
-
-def _parse_model_flag(text: str) -> ModelVersion:
-    name, equals, path_text = text.partition("=")
-    path = Path(path_text).resolve()
-    if not equals or not path_text:
-        raise ArtifactError(f"--model {text} is not NAME=PATH, such as smollm=models/smollm2-135m/1")
-    _check_name(name)
-    if not path.name.isdecimal():
-        raise ArtifactError(f"--model {text}: the path must end in a version number, such as models/{name}/1")
-    return ModelVersion(name, int(path.name), path)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ArtifactError(
-            f"{name!r} is no model name; use up to 128 letters, digits, '.', '_' and '-', no '.' at the start"
-        )
+def missing_files(path: Path) -> str:
+    """What a version that is being copied still lacks, in words; empty where every listed file is there."""
+    if not (path / _SUMS).exists():
+        return _SUMS
+    try:
+        listed = _read_sums(path)
+    except ArtifactError:
+        return ""  # nothing that waiting mends: loading says what is wrong
+    missing = [name for name in listed if not (path / name).exists()]
+    return f"{len(missing)} of {len(listed)} files, {missing[0]} first" if missing else ""
 
 
 def _verify_checksums(root: Path) -> None:

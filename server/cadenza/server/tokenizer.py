@@ -6,7 +6,7 @@ Byte-level BPE tokenizers are served (GPT-2, Llama 3, Qwen, SmolLM, ...): their 
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class Tokenizer:
             ids = self.encode_now(text)
         return self._bos + ids if add_bos else ids
 
-    async def encode_all(self, texts: Sequence[str], *, add_bos: bool) -> list[tuple[int, ...]]:
-        """As `encode` for many texts, outside the loop."""
+    async def encode_all(self, texts: Iterable[str], *, add_bos: bool) -> list[tuple[int, ...]]:
+        """As `encode` for many texts, outside the loop; `texts` may be made as they are taken."""
         bos = self._bos if add_bos else ()
         return await asyncio.to_thread(lambda: [bos + self.encode_now(text) for text in texts])
 

@@ -26,7 +26,7 @@ class Watchdog:
         self._dispatchers = dispatchers
         self._limit = limit
         self._on_change = on_change
-        self._stalled: set[str] = set()
+        self._stalled: set[Dispatcher] = set()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -48,21 +48,20 @@ class Watchdog:
         pause = min(self._limit / _CHECKS_PER_LIMIT, _LONGEST_PAUSE_SECONDS)
         while True:
             await asyncio.sleep(pause)
-            changes = [self._look_at(dispatcher) for dispatcher in self._dispatchers()]
-            if any(changes):
+            if self._look():
                 await self._on_change()
 
-    def _look_at(self, dispatcher: Dispatcher) -> bool:
+    def _look(self) -> bool:
         """Whether something has changed."""
-        seconds, name = dispatcher.step_seconds(), dispatcher.name
-        stalled = seconds > self._limit
-        if stalled == (name in self._stalled):
-            return False
-        if stalled:
-            self._stalled.add(name)
-            _log.error("engine_stalled", model=name, seconds=round(seconds, 3), limit=self._limit)
-        else:
-            self._stalled.remove(name)
-            _log.warning("engine_goes_on", model=name)
-        dispatcher.set_stalled(stalled)
-        return True
+        before, self._stalled = self._stalled, set(filter(self._is_stalled, self._dispatchers()))
+        for dispatcher in self._stalled - before:
+            seconds = round(dispatcher.step_seconds(), 3)
+            _log.error("engine_stalled", model=dispatcher.name, seconds=seconds, limit=self._limit)
+            dispatcher.set_stalled(True)
+        for dispatcher in before - self._stalled:
+            _log.warning("engine_goes_on", model=dispatcher.name)
+            dispatcher.set_stalled(False)
+        return self._stalled != before
+
+    def _is_stalled(self, dispatcher: Dispatcher) -> bool:
+        return dispatcher.step_seconds() > self._limit

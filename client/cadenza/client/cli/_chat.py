@@ -1,31 +1,40 @@
 """`cadenza chat`: one question, or a conversation of many turns on a terminal.
 
-Ctrl-C ends the answer that is being written, not the program; Ctrl-D leaves.
+Ctrl-C ends the answer that is being written, not the program; Ctrl-D leaves; /clear starts over.
 """
 
 import argparse
 import asyncio
-import contextlib
+import os
 import sys
 
 from cadenza.client._async_client import AsyncClient
 from cadenza.client._options import CompletionOptions
 from cadenza.client._prompt import Message
-from cadenza.client.cli._commands import connect, sampling_options
+from cadenza.client.cli import _history
+from cadenza.client.cli._commands import sampling_options
+from cadenza.client.cli._connect import connect
 from cadenza.client.cli._run import run, run_on
-from cadenza.client.cli._terminal import DIM, read_stdin, report, styled, write_pieces
+from cadenza.client.cli._terminal import DIM, report, styled, write_pieces
+from cadenza.client.cli._text import text_from
 from cadenza.client.errors import CadenzaError
+
+_HELP = "Ctrl-C ends an answer, Ctrl-D leaves, /clear starts over."
 
 
 def chat(args: argparse.Namespace) -> int:
-    """Answers the question of the arguments or of stdin; converses where neither has one."""
-    history = [Message("system", args.system)] if args.system else []
-    if args.question is None and sys.stdin.isatty():
+    """Answers the question of the arguments, files or stdin; converses where there is none."""
+    beginning = [Message("system", args.system)] if args.system else []
+    if args.question is None and not args.files and sys.stdin.isatty():
+        file = None if args.no_history else _history.history_file(os.environ)
+        _history.load(file)
+        print(styled(_HELP, DIM, sys.stderr), file=sys.stderr)
         with asyncio.Runner() as runner:
-            _converse(runner, args, history)
+            _converse(runner, args, beginning)
+        _history.save(file)
     else:
-        question = read_stdin() if args.question in (None, "-") else args.question
-        run(_ask_once(args, [*history, Message("user", question)]))
+        question = text_from(args.question, args.files)
+        run(_ask_once(args, [*beginning, Message("user", question)]))
     return 0
 
 
@@ -34,28 +43,32 @@ async def _ask_once(args: argparse.Namespace, messages: list[Message]) -> None:
         await write_pieces(stream.text())
 
 
-def _converse(runner: asyncio.Runner, args: argparse.Namespace, history: list[Message]) -> None:
+def _converse(runner: asyncio.Runner, args: argparse.Namespace, beginning: list[Message]) -> None:
     """Reads and answers until end of file; a turn without any answer is forgotten."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() line editing
     client = runner.run(_connected(args))
     options = sampling_options(args)
-    while True:
-        try:
-            question = input("> ")
-        except EOFError:
-            print()
-            break
-        except KeyboardInterrupt:
-            print()
-            continue
-        if not question.strip():
-            continue
-        asked = Message("user", question)
-        answer = _answer(runner, client, [*history, asked], options)
-        if answer:
-            history += [asked, Message("assistant", answer)]
+    history = list(beginning)
+    while (question := _read_question()) is not None:
+        if question.strip() == "/clear":
+            history = list(beginning)
+        elif question.strip():
+            asked = Message("user", question)
+            answer = _answer(runner, client, [*history, asked], options)
+            if answer:
+                history += [asked, Message("assistant", answer)]
     runner.run(client.close())
+
+
+def _read_question() -> str | None:
+    """A line, empty where Ctrl-C ended it; None at end of file."""
+    try:
+        return input("> ")
+    except EOFError:
+        print()
+        return None
+    except KeyboardInterrupt:
+        print()
+        return ""
 
 
 async def _connected(args: argparse.Namespace) -> AsyncClient:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from cadenza.client._async_client import AsyncClient
+from cadenza.client._async_stream import AsyncStream
 from cadenza.client._options import CompletionOptions
 from cadenza.client._results import Model, ServingStatus, TokenCount
+from cadenza.client.cli._connect import connect
 from cadenza.client.cli._run import run
-from cadenza.client.cli._terminal import BOLD, read_stdin, styled, write_pieces
+from cadenza.client.cli._terminal import BOLD, styled, write_pieces
+from cadenza.client.cli._text import text_from
 
 SAMPLING: Final = (
     "max_tokens",
@@ -26,33 +28,30 @@ SAMPLING: Final = (
 """Flags that are options of the SDK by the same name."""
 
 
-def connect(args: argparse.Namespace) -> AsyncClient:
-    """The client that the connection flags ask for; to be called on the event loop."""
-    return AsyncClient(args.target, model=args.model, timeout=args.timeout)
-
-
 def sampling_options(args: argparse.Namespace) -> CompletionOptions:
     """The sampling flags that were given; the others are None, which is not sent."""
     return cast("CompletionOptions", {name: getattr(args, name) for name in SAMPLING})
 
 
 def complete(args: argparse.Namespace) -> int:
-    """Completes a prompt: streamed, at once, or as JSON."""
-    prompt = read_stdin() if args.prompt == "-" else args.prompt
-    run(_complete(args, prompt))
+    """Completes a prompt: as text or as JSON, streamed or at once."""
+    run(_complete(args, text_from(args.prompt, args.files)))
     return 0
 
 
 async def _complete(args: argparse.Namespace, prompt: str) -> None:
     options = sampling_options(args)
+    is_streamed = not args.json if args.stream is None else args.stream
     async with connect(args) as client:
-        if args.json:
-            _print_json(await client.complete(prompt, **options))
-        elif args.no_stream:
-            print((await client.complete(prompt, **options)).text)
-        else:
+        if is_streamed:
             async with client.stream(prompt, **options) as stream:
-                await write_pieces(stream.text())
+                await (_print_chunks(stream) if args.json else write_pieces(stream.text()))
+            return
+        completion = await client.complete(prompt, **options)
+    if args.json:
+        _print_json(completion)
+    else:
+        print(completion.text)
 
 
 def models(args: argparse.Namespace) -> int:
@@ -78,7 +77,7 @@ def health(args: argparse.Namespace) -> int:
 
     async def ask() -> ServingStatus:
         async with connect(args) as client:
-            return await client.health()
+            return await client.health(args.service, max_retries=0)
 
     status = run(ask())
     print(status)
@@ -87,7 +86,7 @@ def health(args: argparse.Namespace) -> int:
 
 def tokens(args: argparse.Namespace) -> int:
     """Prints how many tokens a text has, and their ids."""
-    text = read_stdin() if args.text == "-" else args.text
+    text = text_from(args.text, args.files)
 
     async def ask() -> TokenCount:
         async with connect(args) as client:
@@ -114,6 +113,12 @@ def _print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for row in (header, *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         print(styled(line, BOLD, sys.stdout) if row is header else line)
+
+
+async def _print_chunks(stream: AsyncStream) -> None:
+    """JSON Lines: one chunk a line, as it comes."""
+    async for chunk in stream:
+        print(json.dumps(dataclasses.asdict(chunk)), flush=True)
 
 
 def _print_json(result: Any) -> None:

@@ -1,13 +1,11 @@
-"""What the command reads and writes: stdin as a prompt, text as it comes, error lines, colours."""
+"""What the command writes: text as it comes, error lines, colours."""
 
 import os
 import sys
 from collections.abc import AsyncIterator
 from typing import TextIO
 
-import grpc
-
-from cadenza.client.errors import CadenzaError, InvalidOption
+from cadenza.client.errors import CadenzaError
 
 BOLD, DIM, RED = "1", "2", "31"
 
@@ -30,15 +28,3 @@ async def write_pieces(pieces: AsyncIterator[str]) -> None:
     async for piece in pieces:
         print(piece, end="", flush=True)
     print()
-
-
-def read_stdin() -> str:
-    """All of stdin but a last line feed. Raises InvalidOption where it is no text."""
-    try:
-        return sys.stdin.read().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise InvalidOption(
-            f"stdin is not {error.encoding} text: {error.reason} at byte {error.start}; convert it first",
-            code=grpc.StatusCode.INVALID_ARGUMENT,
-            reason="INVALID_OPTION",
-        ) from None

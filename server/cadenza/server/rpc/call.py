@@ -19,6 +19,8 @@ class Call:
 
     request_id: str
     arrival: float
+    client: str | None = None
+    """Who asks, where a token or a certificate proves it."""
     code: str = "UNKNOWN"
     """The status it ended with."""
     log: dict[str, object] = dataclasses.field(default_factory=dict)
@@ -35,8 +37,19 @@ def request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return uuid.uuid4().hex
 
 
+def certificate_name(identities: Iterable[bytes] | None) -> str | None:
+    """The first name that a client's certificate gives; None where there is no certificate.
+
+    `identities` are its subject alternative names, or its common name where it has none. Escapes what is not
+    printable ASCII, and cuts it to 128 characters.
+    """
+    for identity in identities or ():
+        return identity.decode(errors="replace").encode("unicode_escape").decode()[:_LONGEST_ID]
+    return None
+
+
 def client_id(metadata: Iterable[tuple[str, str | bytes]], peer: str) -> str:
-    """Between whom the engine shares its work: the caller's cadenza-client-id, else the host of its address.
+    """Whom the caller says it is: its cadenza-client-id, else the host of its address.
 
     Raises InvalidRequestError (INVALID_CLIENT_ID) where it is not 1 to 128 printable ASCII characters.
     """

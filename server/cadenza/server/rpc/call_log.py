@@ -9,7 +9,16 @@ from cadenza.server.rpc.call import Call
 
 _log = structlog.get_logger(__name__)
 
-_OVERLOAD = frozenset({Reason.QUEUE_FULL.value, Reason.DEADLINE_UNREACHABLE.value})
+_BOUNDED = frozenset(
+    reason.value
+    for reason in (
+        Reason.QUEUE_FULL,
+        Reason.DEADLINE_UNREACHABLE,
+        Reason.TOKEN_MISSING,
+        Reason.TOKEN_INVALID,
+        Reason.METHOD_NOT_FOUND,
+    )
+)
 _MOST_REFUSALS = 10
 """Lines a second."""
 
@@ -17,8 +26,9 @@ _MOST_REFUSALS = 10
 class CallLog:
     """Writes the lines. `clock` gives seconds that never go back.
 
-    Refusals under overload can come by the hundred a second, and writing costs the server about as much as
-    refusing: beyond 10 lines a second they are counted, and one line says how many there were.
+    Refusals under overload, or of whoever may not call, can come by the hundred a second, and writing costs
+    the server about as much as refusing: beyond 10 lines a second they are counted, and one line says how
+    many there were.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -32,7 +42,7 @@ class CallLog:
         now = self._clock()
         if int(now) != self._second:
             self._next_second(int(now))
-        if call.log.get("reason") in _OVERLOAD:
+        if call.log.get("reason") in _BOUNDED:
             self._refusals += 1
             if self._refusals > _MOST_REFUSALS:
                 return

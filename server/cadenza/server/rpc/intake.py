@@ -22,7 +22,8 @@ def read_arrival(
 ) -> Arrival:
     """Who asks, and until when. `size` is in bytes; `clock` is the engine's, in seconds.
 
-    Raises InvalidRequestError for a client id that is none.
+    A name that was proved goes before one that the metadata claims. Raises InvalidRequestError for a claimed
+    client id that is none.
     """
     remaining: float | None = context.time_remaining()
     return Arrival(
@@ -30,7 +31,7 @@ def read_arrival(
         time=call.arrival,
         deadline=math.inf if remaining is None else clock() + remaining,
         size=size,
-        client=client_id(context.invocation_metadata() or (), context.peer()),
+        client=call.client or client_id(context.invocation_metadata() or (), context.peer()),
         priority=priority,
     )
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias, cast
+import contextvars
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from cadenza.server.errors import DeadlineExceededError, InvalidRequestError, Reason, RequestError
+from cadenza.server.errors import (
+    DeadlineExceededError,
+    MethodNotFoundError,
+    Reason,
+    RequestError,
+    UnauthenticatedError,
+)
 from cadenza.server.metrics import Metrics
-from cadenza.server.rpc.call import REQUEST_ID_KEY, Call, current_call, request_id
+from cadenza.server.rpc.behaviours import Behaviour, Handler, Unfit, method_of, raising, tolerant
+from cadenza.server.rpc.call import Call, current_call, request_id
 from cadenza.server.rpc.call_log import CallLog
 from cadenza.server.rpc.errors import status_code, trailing_metadata
+from cadenza.server.rpc.intake import Context
 
 _log = structlog.get_logger(__name__)
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_Behaviour = Callable[[Any, _Context], Awaitable[Any]]
+_OPEN = "/grpc.health.v1.Health/"
+"""Methods that begin so are answered to everyone."""
+
+_admitted: contextvars.ContextVar[str | None] = contextvars.ContextVar("_admitted", default=None)
+"""The name of the token that the call being answered has shown."""
 
 
 class _InternalError(RequestError):
@@ -38,71 +47,119 @@ class _InternalError(RequestError):
         )
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method that takes one message. `clock` is the engine's, in seconds."""
+class Callers(Protocol):
+    """Who may call; `Credentials` knows."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def admit(self, metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+        """The name that the metadata prove. Raises UnauthenticatedError."""
+        ...
+
+    def certified(self, context: Context) -> str | None:
+        """The name that the connection's certificate proves."""
+        ...
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of one server. `clock` is the engine's, in seconds.
+
+    Without `callers` everyone may call; with them, who may not is refused before the request is read.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        max_message_bytes: int,
+        callers: Callers | None = None,
+    ) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._max_message_bytes = max_message_bytes
+        self._callers = callers
         self._log = CallLog(clock)
-        self._wrapped: dict[str, _Handler] = {}
+        self._wrapped: dict[str, tuple[str, Handler]] = {}
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def wait_idle(self, seconds: float) -> None:
-        """Waits until no wrapped call is being answered, at most so long."""
+        """Waits until no call is being answered but those that never end by themselves, at most so long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """Called by grpc; unknown methods pass through, so `_wrapped` holds only what is registered."""
+    ) -> Handler | None:
+        """Called by grpc, in the task that then answers the call."""
         method = handler_call_details.method
         if method not in self._wrapped:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.request_streaming:
-                return handler
+            if handler is None:
+                return None
             self._wrapped[method] = self._wrap(method, handler)
-        return self._wrapped[method]
-
-    def _wrap(self, method: str, handler: _Handler) -> _Handler:
-        deserialize, serialize = handler.request_deserializer, handler.response_serializer
-        parse = _tolerant(deserialize) if deserialize else None
-        if handler.unary_unary is not None:
-            answer = self._answer(method, "unary", _unary(cast("_Behaviour", handler.unary_unary)))
-            return grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
-        if not inspect.isasyncgenfunction(handler.unary_stream):
+        kind, handler = self._wrapped[method]
+        if self._callers is None or method.startswith(_OPEN):
             return handler
-        answer = self._answer(method, "server_stream", _streaming(handler.unary_stream))
-        return grpc.unary_stream_rpc_method_handler(answer, parse, serialize)
+        try:
+            _admitted.set(self._callers.admit(handler_call_details.invocation_metadata))
+        except UnauthenticatedError as error:
+            # It takes a stream, so that grpc does not wait for the request.
+            return grpc.stream_stream_rpc_method_handler(self._answer(method, kind, raising(error)))
+        return handler
 
-    def _answer(self, method: str, kind: str, behaviour: _Behaviour) -> _Behaviour:
+    async def answer_unknown(self, context: Context) -> None:
+        """Refuses a call of a method that the server has not."""
+        error: RequestError = MethodNotFoundError()
+        if self._callers is not None:
+            try:
+                self._callers.admit(context.invocation_metadata() or ())
+            except UnauthenticatedError as refusal:
+                error = refusal
+        await self._answer("/unknown/unknown", "unary", raising(error))(None, context)
+
+    def _wrap(self, method: str, handler: Handler) -> tuple[str, Handler]:
+        """The method's kind, and what answers it."""
+        kind, behaviour, make_handler, is_endless = method_of(handler)
+        deserialize = handler.request_deserializer
+        parse = tolerant(deserialize, self._max_message_bytes) if deserialize else None
+        answer = self._answer(method, kind, behaviour, is_endless=is_endless)
+        return kind, make_handler(answer, parse, handler.response_serializer)
+
+    def _answer(self, method: str, kind: str, behaviour: Behaviour, *, is_endless: bool = False) -> Behaviour:
         service, _, name = method.removeprefix("/").partition("/")
         started = self._metrics.rpc_started.labels(kind, service, name)
 
-        async def answer(request: Any, context: _Context) -> Any:
-            call = Call(request_id(context.invocation_metadata() or ()), self._clock())
+        async def answer(request: Any, context: Context) -> Any:
+            call = Call(request_id(context.invocation_metadata() or ()), self._clock(), self._client(context))
             current_call.set(call)
             structlog.contextvars.bind_contextvars(request_id=call.request_id)
             started.inc()
-            self._active += 1
-            self._idle.clear()
+            self._enter(0 if is_endless else 1)
             try:
                 return await self._run(behaviour, request, context, call)
             finally:
                 self._metrics.rpc_handled.labels(kind, service, name, call.code).inc()
                 self._log.ended(name, call)
-                self._active -= 1
-                if not self._active:
-                    self._idle.set()
+                self._enter(0 if is_endless else -1)
 
         return answer
 
-    async def _run(self, behaviour: _Behaviour, request: Any, context: _Context, call: Call) -> Any:
+    def _enter(self, calls: int) -> None:
+        """So many more are being answered, or fewer."""
+        self._active += calls
+        if self._active:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    def _client(self, context: Context) -> str | None:
+        """A token says more of who calls than the connection that it came by."""
+        return _admitted.get() or (self._callers.certified(context) if self._callers else None)
+
+    async def _run(self, behaviour: Behaviour, request: Any, context: Context, call: Call) -> Any:
         try:
             response = await _or_error(behaviour, request, context, call)
             if isinstance(response, RequestError):
@@ -116,38 +173,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         return response
 
-    async def _abort(self, error: RequestError, context: _Context, call: Call) -> NoReturn:
+    async def _abort(self, error: RequestError, context: Context, call: Call) -> NoReturn:
         self._metrics.rejected.labels(error.reason.value).inc()
         call.log["reason"] = error.reason.value
         call.code = error.code  # kept where the client has gone and abort() raises something else
         await context.abort(status_code(error), error.message, trailing_metadata(error, call.request_id))
 
 
-class _Malformed:
-    """Stands for a request whose bytes are no message."""
-
-    def __init__(self, error: DecodeError) -> None:
-        self.error = InvalidRequestError(
-            Reason.MALFORMED_REQUEST,
-            "",
-            f"the request's bytes are not the message that this method takes ({error}); "
-            "strings must be valid UTF-8",
-        )
-
-
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def parse(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError as error:
-            return _Malformed(error)
-
-    return parse
-
-
-async def _or_error(behaviour: _Behaviour, request: Any, context: _Context, call: Call) -> Any:
+async def _or_error(behaviour: Behaviour, request: Any, context: Context, call: Call) -> Any:
     """The behaviour's response, or the RequestError that it ended in."""
-    if isinstance(request, _Malformed):
+    if isinstance(request, Unfit):
         return request.error
     try:
         return await behaviour(request, context)
@@ -162,33 +197,6 @@ async def _or_error(behaviour: _Behaviour, request: Any, context: _Context, call
         return _InternalError(call.request_id)
 
 
-def _unary(behaviour: _Behaviour) -> _Behaviour:
-    async def run(request: Any, context: _Context) -> Any:
-        response = await behaviour(request, context)
-        await _begin_answer(context)
-        return response
-
-    return run
-
-
-def _streaming(behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> _Behaviour:
-    async def run(request: Any, context: _Context) -> None:
-        begun = False
-        async with contextlib.aclosing(behaviour(request, context)) as messages:  # type: ignore[type-var]
-            async for message in messages:
-                if not begun:
-                    await _begin_answer(context)
-                    begun = True
-                await context.write(message)
-
-    return run
-
-
-async def _begin_answer(context: _Context) -> None:
-    """An error needs no such frame of its own: its request id is in the trailing metadata."""
-    await context.send_initial_metadata(((REQUEST_ID_KEY, current_call.get().request_id),))
-
-
-def _deadline_passed(context: _Context) -> bool:
+def _deadline_passed(context: Context) -> bool:
     remaining: float | None = context.time_remaining()
     return remaining is not None and remaining <= 0

@@ -3,19 +3,17 @@
 from cadenza.server.models import ModelTable, ServedModel
 from cadenza.server.versions import VersionStatus
 from cadenza.v1 import completion_pb2 as pb
-from cadenza.v1.manifest_pb2 import Precision
 
 
 def model_message(model: ServedModel, table: ModelTable) -> pb.Model:
     """What a version says of itself, and what the table knows of its siblings."""
     manifest = model.artifact.manifest
-    precision = Precision.Name(manifest.cpu.precision).removeprefix("PRECISION_").lower()
     labels = table.labels(model.name)
     return pb.Model(
         name=model.name,
         version=model.version,
         family=manifest.family,
-        precision=precision,
+        precision=model.artifact.precision,
         parameter_count=manifest.parameter_count,
         vocabulary_size=manifest.decoder.vocabulary_size,
         max_context=model.max_context,

@@ -1,57 +1,49 @@
-"""The gRPC server: its services, its port, and what health says."""
+"""The gRPC server: its services, its ports, who may call, and what health says."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
 from cadenza.server.metrics import Metrics
 from cadenza.server.models import ModelTable
+from cadenza.server.rpc.channel_arguments import channel_arguments
 from cadenza.server.rpc.completion import CompletionServicer
+from cadenza.server.rpc.credentials import Credentials
 from cadenza.server.rpc.interceptor import CallInterceptor
 from cadenza.server.rpc.tfserving import registration as tfserving
+from cadenza.server.rpc.tolerant_server import tolerant_server
 from cadenza.v1 import completion_pb2, completion_pb2_grpc
 
 SERVICE = completion_pb2.DESCRIPTOR.services_by_name["CompletionService"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_PING_INTERVAL_MS = 10_000
 _LAST_BYTES_SECONDS = 0.5
 
 
 class GrpcServer:
     """All services on one port: CompletionService, TensorFlow Serving's, health and reflection.
 
-    Health begins as NOT_SERVING.
+    Where the settings say so, health is alone on another port as well. It begins as NOT_SERVING.
     """
 
     def __init__(
-        self,
-        models: ModelTable,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        *,
-        max_message_bytes: int,
-        tensorflow_serving: Literal["auto", "on", "off"],
+        self, models: ModelTable, metrics: Metrics, clock: Callable[[], float], settings: Settings
     ) -> None:
-        """`tensorflow_serving` says whether its API is answered too; auto: where it is installed."""
+        """`clock` is the engine's, in seconds. Raises CredentialError for certificates or tokens."""
         self._models = models
         self._clock = clock
-        self._tensorflow_serving: Literal["auto", "on", "off"] = tensorflow_serving
-        self._calls = CallInterceptor(metrics, clock)
-        self._server = grpc.aio.server(
-            interceptors=[self._calls],
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                # A second server on the port must fail, not share it.
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ],
-        )
+        self._settings = settings
+        self._credentials = Credentials(settings, metrics)
+        limit, options = settings.max_message_bytes, channel_arguments(settings)
+        self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self._credentials)
+        self._server = tolerant_server([self._calls], options, self._calls.answer_unknown)
+        # With an interceptor of its own: it remembers the methods of its server, and lets everyone call.
+        probes = CallInterceptor(metrics, clock, max_message_bytes=limit)
+        self._probe_server = tolerant_server([probes], options, probes.answer_unknown)
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
         """Whose health is told, by full name."""
@@ -63,14 +55,16 @@ class GrpcServer:
         """
         self._add_services()
         await self.set_serving(False)
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            true_port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartupError(
-                f"cannot listen on {address}: {error}; choose another --host or --port"
-            ) from error
+        true_port = _listen(self._server, host, port, self._credentials.tls, "--port")
         await self._server.start()
+        self._credentials.start()
+        return true_port
+
+    async def start_probes(self, host: str, port: int) -> int:
+        """Listens for health checks alone, in plaintext. Returns the true port. Raises StartupError."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe_server)
+        true_port = _listen(self._probe_server, host, port, None, "--health-port")
+        await self._probe_server.start()
         return true_port
 
     async def set_serving(self, serving: bool) -> None:
@@ -83,18 +77,36 @@ class GrpcServer:
     async def stop(self, grace: float) -> None:
         """Stops; calls that have not ended in `grace` seconds are cancelled.
 
-        Health watches never end by themselves: once all other calls have, they are given only a moment.
+        Health watches and reflection never end by themselves: once all other calls have, they are given only
+        a moment.
         """
         await self._calls.wait_idle(grace)
-        await self._server.stop(_LAST_BYTES_SECONDS)
+        await asyncio.gather(
+            self._server.stop(_LAST_BYTES_SECONDS), self._probe_server.stop(_LAST_BYTES_SECONDS)
+        )
+        await self._credentials.stop()
 
     def _add_services(self) -> None:
         completion_pb2_grpc.add_CompletionServiceServicer_to_server(
             CompletionServicer(self._models, self._clock), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        wanted = self._settings.tensorflow_serving
         self._services = (
             SERVICE,
-            *tfserving.add_services(self._server, self._models, self._clock, self._tensorflow_serving),
+            *tfserving.add_services(self._server, self._models, self._clock, wanted),
         )
         reflection.enable_server_reflection((*self._services, _HEALTH, reflection.SERVICE_NAME), self._server)
+
+
+def _listen(
+    server: grpc.aio.Server, host: str, port: int, tls: grpc.ServerCredentials | None, flag: str
+) -> int:
+    """The true port. `flag` set the one that is wanted. Raises StartupError."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, tls)
+    except RuntimeError as error:
+        raise StartupError(f"cannot listen on {address}: {error}; choose another --host or {flag}") from error

@@ -14,6 +14,9 @@ NO_TOKEN = -1
 NOT_FINITE = -2
 """In a StepResult: logits that this slice needed hold NaN or +infinity, or nothing above -infinity."""
 
+MOST_ALTERNATIVES = 20
+"""Most tokens whose log-probabilities come with a token's own."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunnerLimits:

@@ -35,11 +35,12 @@ class RunnerLoader(Protocol):
 
 def choose_loader(settings: Settings, on_compile: OnCompile = lambda _model: None) -> RunnerLoader:
     """The loader that --device and --runner ask for. Raises StartupError where it cannot be had."""
-    if choose_backend(settings.device, settings.runner) is Backend.LITERT:
+    backend = choose_backend(settings.device, settings.runner)
+    if backend is Backend.LITERT:
         return LiteRTLoader(settings)
     from cadenza.server.runner.tensorflow.loader import TensorFlowLoader
 
-    return TensorFlowLoader(settings, on_compile)
+    return TensorFlowLoader(settings, backend, on_compile)
 
 
 class LiteRTLoader:

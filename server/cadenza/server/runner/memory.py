@@ -1,11 +1,15 @@
-"""How much memory this process can still get, by what Linux says."""
+"""How much memory this process can still get, by what Linux says, and a KV cache's share of it on a CPU."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 _UNLIMITED = 1 << 60
 """A limit of version 1 that is as good as none."""
+_LEAST_KV_BYTES = 256 << 20
+_TYPICAL_CONTEXT = 1024
+"""Tokens of prompt and completion: more than nine in ten chat replies have."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +42,16 @@ def available_bytes(root: Path = Path("/")) -> int:
     `root` is the folder that holds proc/ and sys/.
     """
     return min(_machine_bytes(root), *_group_bytes(root), _UNLIMITED)
+
+
+def default_kv_bytes(max_context: int, max_sequences: int, token_bytes: int) -> int:
+    """A KV cache of max_sequences of 1,024 tokens, or of one whole context where that is more.
+
+    At least 256 MiB, and beyond those at most a quarter of the machine's memory.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    tokens = max(max_context, max_sequences * min(max_context, _TYPICAL_CONTEXT))
+    return max(_LEAST_KV_BYTES, min(tokens * token_bytes, memory // 4))
 
 
 def _machine_bytes(root: Path) -> int:

@@ -19,14 +19,14 @@ class ModelServicer:
         self._models = models
 
     async def GetModelStatus(self, request: Any, context: Context) -> Any:
-        """The states of a version, or of all that are known of a model."""
+        """The states of a version, or of all that are known of a model, the newest first."""
         spec = read_model_spec(request)
         version = spec.version.value if spec.HasField("version") else None
         statuses = [one for one in self._statuses(spec.name) if version in (None, one.version)]
         if not statuses:
             raise VersionsNotFoundError(spec.name, version)
         response = get_model_status_pb2.GetModelStatusResponse()
-        for status in statuses:
+        for status in reversed(statuses):
             _add(status, response)
         return response
 

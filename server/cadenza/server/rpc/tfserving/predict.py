@@ -65,7 +65,7 @@ async def _complete(model: ServedModel, inputs: Inputs, arrival: Arrival) -> Out
 
 
 async def _tokenize(model: ServedModel, inputs: Inputs, _arrival: Arrival) -> Outputs:
-    texts = [text.decode(errors="replace") for text in inputs["text"]]
+    texts = (text.decode(errors="replace") for text in inputs["text"])
     add_bos = model.artifact.manifest.tokenizer.add_bos_token
     rows = await model.tokenizer.encode_all(texts, add_bos=add_bos)
     return {"token_ids": padded(rows, np.int32), "length": _lengths(rows)}
@@ -75,7 +75,7 @@ async def _detokenize(model: ServedModel, inputs: Inputs, _arrival: Arrival) -> 
     token_ids, length = inputs["token_ids"], inputs["length"]
     _check_lengths(token_ids, length)
     _check_ids(token_ids, length, model)
-    rows = [row[:count].tolist() for row, count in zip(token_ids, length, strict=True)]
+    rows = (row[:count].tolist() for row, count in zip(token_ids, length, strict=True))
     texts = await asyncio.to_thread(lambda: [model.tokenizer.decode(row).encode() for row in rows])
     return {"text": strings(texts)}
 

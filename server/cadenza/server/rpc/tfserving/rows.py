@@ -5,9 +5,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from cadenza.server.admission import Arrival
+from cadenza.server.admission import Arrival, Place
 from cadenza.server.engine.request import Finished, Progress
-from cadenza.server.errors import InvalidRequestError, RequestError
+from cadenza.server.errors import InvalidRequestError, QueueFullError, RequestError
 from cadenza.server.models import ServedModel
 from cadenza.server.rpc.intake import submit
 from cadenza.server.streams import Stream
@@ -44,8 +44,7 @@ async def complete(rows: Sequence[Row], model: ServedModel, arrival: Arrival) ->
     with contextlib.ExitStack() as streams:
         submitted = []
         with contextlib.ExitStack() as places:
-            arrivals = (dataclasses.replace(arrival, size=len(row.prompt)) for row in rows)
-            taken = [places.enter_context(model.dispatcher.enter(one)) for one in arrivals]
+            taken = _enter(rows, model, arrival, places)
             for index, (row, place) in enumerate(zip(rows, taken, strict=True)):
                 prompt = pb.Prompt(text=row.prompt.decode(errors="replace"))
                 try:
@@ -54,6 +53,18 @@ async def complete(rows: Sequence[Row], model: ServedModel, arrival: Arrival) ->
                     raise _of_row(error, row, index) from error
                 submitted.append(streams.enter_context(stream))
         return await _results(submitted)
+
+
+def _enter(
+    rows: Sequence[Row], model: ServedModel, arrival: Arrival, places: contextlib.ExitStack
+) -> list[Place]:
+    """A place in the queue for every row, given back by `places`. Raises QueueFullError."""
+    arrivals = (dataclasses.replace(arrival, size=len(row.prompt)) for row in rows)
+    try:
+        return [places.enter_context(model.dispatcher.enter(one)) for one in arrivals]
+    except QueueFullError as error:
+        message = f"{error.message}; this batch needs {len(rows)} places"
+        raise QueueFullError(message, error.retry_after or 0) from error
 
 
 async def _results(streams: Iterable[Stream]) -> list[Completed]:

@@ -63,11 +63,11 @@ def read_inputs(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Array]:
                 f"Expects arg[{index}] to be {data_type_name(wanted.dtype)} but "
                 f"{data_type_name(proto.dtype)} is provided: input {name}",
             )
+        _check_rank(name, proto, wanted)
         try:
             arrays[name] = read_tensor(proto)
         except TensorError as error:
             raise invalid(f"inputs[{name}]", f"tensor parsing error: {name}: {error}") from error
-        _check_shape(name, arrays[name].shape, wanted)
     return arrays
 
 
@@ -88,13 +88,12 @@ def _check_names(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
-def _check_shape(name: str, given: Sequence[int], wanted: Any) -> None:
-    sizes = [dim.size for dim in wanted.tensor_shape.dim]
-    if len(given) != len(sizes):
+def _check_rank(name: str, given: Any, wanted: Any) -> None:
+    given_rank, wanted_rank = len(given.tensor_shape.dim), len(wanted.tensor_shape.dim)
+    if given_rank != wanted_rank:
         raise invalid(
             f"inputs[{name}]",
-            f"input {name} has shape {list(given)}; the signature takes {len(sizes)} dimensions, {sizes} "
-            "with -1 for any size",
+            f"input {name} has {given_rank} dimensions; the signature takes {wanted_rank}",
         )
 
 

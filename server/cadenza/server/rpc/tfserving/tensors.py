@@ -15,6 +15,8 @@ from cadenza.server.rpc.tfserving.messages import tensor_pb2, types_pb2
 
 MAX_ELEMENTS = 1 << 20
 """Most elements of one tensor, in and out."""
+MAX_ROWS = 1 << 14
+"""Most rows of one tensor, its first dimension."""
 MAX_STRING_BYTES = 16 << 20
 """Most bytes that the strings of one tensor hold together."""
 
@@ -102,19 +104,21 @@ def _read_shape(proto: Any) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(size < 0 for size in shape):
         raise TensorError(f"its shape {list(shape)} has a size below 0")
+    if shape and shape[0] > MAX_ROWS:
+        raise TensorError(f"its shape {list(shape)} is more than the {MAX_ROWS} rows that are allowed")
     _check_size(shape)
     return shape
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > MAX_ELEMENTS:
+    if max(math.prod(shape), *shape, 0) > MAX_ELEMENTS:
         raise TensorError(f"shape {list(shape)} is more than the {MAX_ELEMENTS} elements that are allowed")
 
 
 def _from_values(values: Sequence[Any], dtype: np.dtype[Any], size: int) -> Array:
     is_string = dtype.hasobject
     kept = list(values[:size])
-    rest = kept[-1] if kept else (b"" if is_string else 0)
+    rest: Any = kept[-1] if kept else (b"" if is_string else 0)
     if is_string and sum(map(len, kept)) + (size - len(kept)) * len(rest) > MAX_STRING_BYTES:
         raise TensorError(f"its strings hold more than the {MAX_STRING_BYTES} bytes that are allowed")
     array = np.empty(size, dtype)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from cadenza.server.engine.request import SamplingParams, TokenLogprob
 from cadenza.server.runner.base import NO_TOKEN, NOT_FINITE, SequenceSlice, StepBatch, StepResult
-from cadenza.server.runner.litert.memory import MOST_ALTERNATIVES, NO_LOGPROB, StepMemory
+from cadenza.server.runner.checks import check_alternatives, check_biases, check_history, check_token_ids
+from cadenza.server.runner.litert.memory import NO_LOGPROB, StepMemory
 
 _HeadRow = tuple[int | float, ...]
 """The fields of HEAD_ROW, in its order."""
@@ -82,16 +83,15 @@ class HandOver:
         self._step.positions[:rows] = np.arange(rows) + np.repeat(starts - first_rows, lengths)
 
     def _target_rows(self, part: SequenceSlice, row: int) -> list[_HeadRow]:
-        if not 0 <= min(part.targets) <= max(part.targets) < self._vocabulary:
-            raise ValueError(_bad_ids("targets", part.targets, self._vocabulary))
-        rest = (_alternatives(part.target_alternatives), *_NOT_SAMPLED, *_NO_PENALTIES, *_NO_BIASES)
+        check_token_ids("targets", part.targets, self._vocabulary)
+        rest = (check_alternatives(part.target_alternatives), *_NOT_SAMPLED, *_NO_PENALTIES, *_NO_BIASES)
         return [(row + offset, target, *rest) for offset, target in enumerate(part.targets)]
 
     def _sampled_row(self, part: SequenceSlice, sampling: SamplingParams, row: int) -> _HeadRow:
         return (
             row,
             NO_TOKEN,
-            NO_LOGPROB if sampling.logprobs is None else _alternatives(sampling.logprobs),
+            NO_LOGPROB if sampling.logprobs is None else check_alternatives(sampling.logprobs),
             sampling.temperature,
             sampling.top_k,
             sampling.top_p,
@@ -103,9 +103,7 @@ class HandOver:
         )
 
     def _penalties(self, part: SequenceSlice, sampling: SamplingParams) -> _HeadRow:
-        length = part.start + len(part.token_ids)
-        if len(part.history) != length:
-            raise ValueError(f"penalties need all {length} tokens up to the last; given: {len(part.history)}")
+        length = check_history(part)
         begin, end = self._history_end, self._history_end + length
         self._history[begin:end] = _packed(part.history)
         self._history_end = end
@@ -152,23 +150,10 @@ class _BiasArrays:
         return entry[1:]
 
     def _make(self, pairs: _BiasPairs) -> tuple[_BiasPairs, NDArray[np.int32], NDArray[np.float32]]:
+        check_biases(pairs, self._vocabulary)
         token_ids, values = zip(*pairs, strict=True)
-        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
-            raise ValueError(_bad_ids("biases", token_ids, self._vocabulary))
-        if len(set(token_ids)) < len(token_ids):
-            raise ValueError("a token has more than one bias")
         return pairs, np.array(token_ids, np.int32), np.array(values, np.float32)
 
 
 def _packed(values: Sequence[int]) -> "array[int]":
     return values if isinstance(values, array) else array("i", values)
-
-
-def _alternatives(count: int) -> int:
-    if not 0 <= count <= MOST_ALTERNATIVES:
-        raise ValueError(f"{count} alternatives were asked for; from 0 to {MOST_ALTERNATIVES} can be had")
-    return count
-
-
-def _bad_ids(what: str, token_ids: Sequence[int], vocabulary: int) -> str:
-    return f"{what} of tokens {min(token_ids)} to {max(token_ids)}: token ids lie in 0..{vocabulary - 1}"

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cadenza.server.runner.base import MOST_ALTERNATIVES
+
 # Fields of LaneMemory.control.
 STOP, ROW_BEGIN, ROW_END, HEAD_BEGIN, HEAD_END, SHARING, FAILED_PROGRAM, STATUS = range(8)
 # Columns of the semaphores: a step is there; it is computed.
@@ -16,8 +18,6 @@ GO, DONE = range(2)
 LINEAR, ATTENTION, HEAD, SAMPLING = range(4)
 HEAD_ROWS = 32
 """Rows that the head takes at once: its logits stay in the caches until they are sampled."""
-MOST_ALTERNATIVES = 20
-"""Most tokens whose log-probabilities come with a token's own."""
 NO_LOGPROB = -1
 """As a number of alternatives: not even the token's own log-probability is wanted."""
 

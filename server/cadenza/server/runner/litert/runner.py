@@ -39,13 +39,11 @@ from cadenza.server.runner.litert.memory import (
     ModelMemory,
     step_memory,
 )
+from cadenza.server.runner.memory import default_kv_bytes
 from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
-_LEAST_KV_BYTES = 256 << 20
-_TYPICAL_CONTEXT = 1024
-"""Tokens of prompt and completion: more than nine in ten chat replies have."""
 _ROW_COST_PER_POSITION = 1 / 512
 """What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
 _HEAD_ROW_COST = 0.25
@@ -238,7 +236,8 @@ def kv_pool_bytes(manifest: ModelManifest, options: LiteRTOptions) -> int:
     """The most bytes that the KV cache may take."""
     if options.kv_cache_bytes:
         return options.kv_cache_bytes
-    return _default_kv_bytes(manifest.decoder.max_context, options.max_sequences, _block_bytes(manifest))
+    token_bytes = _block_bytes(manifest) // BLOCK_SIZE
+    return default_kv_bytes(manifest.decoder.max_context, options.max_sequences, token_bytes)
 
 
 def _kv_dtype(manifest: ModelManifest) -> type[np.uint16] | type[np.float32]:
@@ -279,12 +278,6 @@ def _mapped(path: Path) -> NDArray[np.float32]:
     """A NumPy file as memory that is read when it is touched; always the same type to Numba."""
     array: NDArray[np.float32] = np.asarray(np.load(path, mmap_mode="r"))
     return array
-
-
-def _default_kv_bytes(max_context: int, max_sequences: int, per_block: int) -> int:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    tokens = max(max_context, max_sequences * min(max_context, _TYPICAL_CONTEXT))
-    return max(_LEAST_KV_BYTES, min(-(-tokens // BLOCK_SIZE) * per_block, memory // 4))
 
 
 def _weight_cache_dir(cache_dir: Path, cpu_dir: Path) -> Path:

@@ -1,0 +1,62 @@
+"""What a load is: where it goes, what it asks, at what pace. Processes can share it."""
+
+import dataclasses
+from typing import Final
+
+from cadenza.client._settings import Settings
+from cadenza.load._arrivals import Arrivals
+from cadenza.load._summary import Window
+from cadenza.load._workload import Workload
+
+MAX_REQUESTS: Final = 1_000_000
+MAX_IN_FLIGHT: Final = 10_000
+MAX_LAG: Final = 0.020
+"""Seconds."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenLoop:
+    """Requests are sent when they are due, whatever has become of those before."""
+
+    arrivals: Arrivals
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """So many streams at all times, each beginning the next request when its last has ended.
+
+    The load ends after `requests`, or when `seconds` have passed and what runs then has ended.
+    """
+
+    concurrency: int
+    requests: int = MAX_REQUESTS
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}; it must be at least 1")
+        if not 1 <= self.requests <= MAX_REQUESTS:
+            raise ValueError(f"there are {self.requests} requests; give 1 to {MAX_REQUESTS:,}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """One load."""
+
+    settings: Settings
+    """The server, and what every call to it carries."""
+    workload: Workload
+    pace: OpenLoop | ClosedLoop
+    warmup: float = 0.0
+    """Seconds at the beginning that are not measured."""
+    max_in_flight: int = MAX_IN_FLIGHT
+    """An open loop does not send what would be more; it notes NOT_SENT, and the run is invalid."""
+
+    def window(self) -> Window | None:
+        """What is measured; None for all of a load without a planned length."""
+        seconds = self.pace.arrivals.seconds if isinstance(self.pace, OpenLoop) else self.pace.seconds
+        if seconds is None:
+            return None
+        if not 0 <= self.warmup < seconds:
+            raise ValueError(f"the warm-up is {self.warmup:g} s of {seconds:g} s; it must be shorter")
+        return Window(self.warmup, seconds)

@@ -1,0 +1,94 @@
+"""TensorFlow's devices: which there are, made ready for use, and their memory."""
+
+import os
+
+import tensorflow as tf
+
+from cadenza.server.errors import StartupError
+from cadenza.server.runner.devices import Backend, DeviceChoice
+from cadenza.server.runner.memory import available_bytes
+
+_KINDS = {"gpu": ("GPU", Backend.TENSORFLOW_GPU), "tpu": ("TPU", Backend.TENSORFLOW_TPU)}
+_GIB = 1 << 30
+_TPU_GIB = {"v2": 8, "v3": 16, "v4": 32, "v5litepod": 16, "v5e": 16, "v5p": 95, "v6e": 32}
+"""Memory of one device by the kind in TPU_ACCELERATOR_TYPE: a core of v2 and v3, a chip of the later ones
+(cloud.google.com/tpu/docs/system-architecture-tpu-vm).
+"""
+
+
+def best_accelerator(choice: DeviceChoice) -> Backend | None:
+    """The backend of --device gpu, tpu or auto; None where auto finds no accelerator.
+
+    Raises StartupError where the one that was asked for is not there.
+    """
+    wanted = ["tpu", "gpu"] if choice == "auto" else [choice]
+    for name in wanted:
+        kind, backend = _KINDS[name]
+        if kind == "TPU":
+            _connect_tpu()
+        if tf.config.list_physical_devices(kind):
+            return backend
+    if choice == "auto":
+        return None
+    found = ", ".join(device.name for device in tf.config.list_physical_devices())
+    raise StartupError(f"--device {choice}: TensorFlow {tf.__version__} finds none; it finds {found}")
+
+
+def ready_devices(backend: Backend) -> list[str]:
+    """The names of all logical devices of a backend, such as "/device:GPU:0", ready for the first tensor."""
+    kind = {Backend.TENSORFLOW_GPU: "GPU", Backend.TENSORFLOW_TPU: "TPU"}.get(backend, "CPU")
+    if kind == "GPU":
+        for device in tf.config.list_physical_devices(kind):
+            _grow(device)
+    if kind == "TPU":
+        tf.tpu.experimental.initialize_tpu_system(_connect_tpu())
+    return [device.name for device in tf.config.list_logical_devices(kind)]
+
+
+def free_device_bytes(name: str, fraction: float) -> int:
+    """What is left of the share of a device's memory that this server may take."""
+    if "CPU" in name:
+        return available_bytes()
+    used: int = 0
+    if "GPU" in name:
+        used = tf.config.experimental.get_memory_info(_short(name))["current"]
+    return max(0, int(fraction * _limit(name)) - used)
+
+
+def _limit(name: str) -> int:
+    """All of a device's memory that TensorFlow can have. Raises StartupError for an unknown kind of TPU."""
+    if "TPU" in name:
+        kind = os.environ.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]
+        if kind not in _TPU_GIB:
+            raise StartupError(
+                f"TPU_ACCELERATOR_TYPE is {kind!r}; memory is known of {', '.join(_TPU_GIB)}: set it, "
+                "or say --kv-cache-gib"
+            )
+        return _TPU_GIB[kind] * _GIB
+    from tensorflow.python.client import device_lib  # the only door to a GPU's limit
+
+    limits = {device.name: device.memory_limit for device in device_lib.list_local_devices()}
+    return int(limits[f"/device:{_short(name)}"])
+
+
+def _short(name: str) -> str:
+    """ "GPU:0" of "/job:localhost/replica:0/task:0/device:GPU:0"."""
+    return name.rpartition("device:")[2]
+
+
+def _grow(device: object) -> None:
+    """Memory is taken as it is needed, so that others can see and have the rest."""
+    try:
+        tf.config.experimental.set_memory_growth(device, enable=True)
+    except RuntimeError as error:
+        raise StartupError(f"{device} was in use before its memory could be set: {error}") from error
+
+
+def _connect_tpu() -> object:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        if resolver.master():
+            tf.config.experimental_connect_to_cluster(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise StartupError(f"the TPU cannot be reached: {error}") from error
+    return resolver

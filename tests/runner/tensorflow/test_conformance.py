@@ -1,0 +1,55 @@
+"""The runner of TensorFlow does what every runner must: compiled by XLA, and as a plain graph."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.real.saved_model import load_logits
+from tests.runner.conformance import SamplingConformance, SamplingSubject
+from tests.runner.tensorflow.bigram_program import bigram_runner
+from tests.runner.tensorflow.exported import load
+
+from cadenza.server.runner.tensorflow.runner import TensorFlowRunner
+
+TABLE = np.random.default_rng(5).normal(0, 2, (29, 29)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["xla", "graph"])
+def bigram(request: pytest.FixtureRequest) -> TensorFlowRunner:
+    return bigram_runner(TABLE, jit=request.param)
+
+
+class TestBigramProgram(SamplingConformance):
+    """The runner's own part, on logits that are known exactly."""
+
+    @pytest.fixture
+    def subject(self, bigram: TensorFlowRunner) -> SamplingSubject:
+        return SamplingSubject(
+            bigram,
+            vocabulary=len(TABLE),
+            greedy_after=lambda tokens: TABLE[list(tokens)].argmax(axis=-1).tolist(),
+            logits=lambda tokens: TABLE[list(tokens)],
+        )
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["xla", "graph"])
+def tiny(tiny_artifact: Path, request: pytest.FixtureRequest) -> Iterator[TensorFlowRunner]:
+    runner = load(tiny_artifact, jit=request.param)
+    yield runner
+    runner.close()
+
+
+class TestExportedModel(SamplingConformance):
+    """An artifact's step program, against the artifact's own `logits` signature."""
+
+    @pytest.fixture
+    def subject(self, tiny: TensorFlowRunner, tiny_artifact: Path) -> SamplingSubject:
+        logits = load_logits(tiny_artifact)
+        return SamplingSubject(
+            tiny,
+            vocabulary=400,
+            greedy_after=lambda tokens: logits(tokens).argmax(axis=-1).tolist(),
+            logits=logits,
+            tolerance=1e-5,
+        )
