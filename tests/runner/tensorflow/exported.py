@@ -1,5 +1,6 @@
 """Runners of exported artifacts, on the CPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -18,6 +19,7 @@ def load(
     kv_cache_bytes: int = 16 << 20,
     max_step_tokens: int = 64,
     max_sequences: int = 8,
+    on_compile: Callable[[], None] = lambda: None,
 ) -> TensorFlowRunner:
     """A runner that compiles as it is used; the caller closes it."""
     text = (artifact / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
@@ -28,4 +30,5 @@ def load(
         max_sequences=max_sequences,
         jit=jit,
     )
-    return load_runner(artifact, json_format.Parse(text, ModelManifest()), options, device)
+    manifest = json_format.Parse(text, ModelManifest())
+    return load_runner(artifact, manifest, options, device, on_compile=on_compile)

@@ -8,7 +8,8 @@ from cadenza.server.errors import StartupError
 from cadenza.server.runner.devices import Backend, DeviceChoice
 from cadenza.server.runner.memory import available_bytes
 
-_KINDS = {"gpu": ("GPU", Backend.TENSORFLOW_GPU), "tpu": ("TPU", Backend.TENSORFLOW_TPU)}
+_KINDS = {"tpu": ("TPU", Backend.TENSORFLOW_TPU), "gpu": ("GPU", Backend.TENSORFLOW_GPU)}
+"""By flag, best first: TensorFlow's name, and the backend."""
 _GIB = 1 << 30
 _TPU_GIB = {"v2": 8, "v3": 16, "v4": 32, "v5litepod": 16, "v5e": 16, "v5p": 95, "v6e": 32}
 """Memory of one device by the kind in TPU_ACCELERATOR_TYPE: a core of v2 and v3, a chip of the later ones
@@ -21,11 +22,8 @@ def best_accelerator(choice: DeviceChoice) -> Backend | None:
 
     Raises StartupError where the one that was asked for is not there.
     """
-    wanted = ["tpu", "gpu"] if choice == "auto" else [choice]
-    for name in wanted:
+    for name in _KINDS if choice == "auto" else [choice]:
         kind, backend = _KINDS[name]
-        if kind == "TPU":
-            _connect_tpu()
         if tf.config.list_physical_devices(kind):
             return backend
     if choice == "auto":
@@ -41,7 +39,7 @@ def ready_devices(backend: Backend) -> list[str]:
         for device in tf.config.list_physical_devices(kind):
             _grow(device)
     if kind == "TPU":
-        tf.tpu.experimental.initialize_tpu_system(_connect_tpu())
+        _initialise_tpu()
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
@@ -84,11 +82,9 @@ def _grow(device: object) -> None:
         raise StartupError(f"{device} was in use before its memory could be set: {error}") from error
 
 
-def _connect_tpu() -> object:
+def _initialise_tpu() -> None:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
-        if resolver.master():
-            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise StartupError(f"the TPU cannot be reached: {error}") from error
-    return resolver
+        raise StartupError(f"the TPU system cannot be initialised: {error}") from error
