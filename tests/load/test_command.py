@@ -3,6 +3,10 @@
 import argparse
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -196,6 +200,11 @@ def test_prompts_come_from_a_file(server: ScriptedServer, tmp_path: Path) -> Non
         ("--concurrency 1 --processes 0", "processes is 0; give 1 to 64"),
         ("--concurrency 1 --prompt-tokens x", "'x' is no length"),
         ("--concurrency 1 --prompts nowhere.txt", "cannot read nowhere.txt"),
+        ("--sweep 9:1 --goodput ttft=1s", "'9:1' is no range to search"),
+        ("--sweep 1:2,3 --goodput ttft=1s", "is no r"),
+        ("--rate 5 --max-in-flight 0", "max-in-flight is 0; it must be at least 1"),
+        ("--rate 5 --html nowhere/r.html", "nowhere/r.html cannot be written"),
+        ("--trace nowhere.csv --trace-speed 0", "the trace's speed is 0"),
         ("--trace nowhere.csv", "cannot read nowhere.csv"),
         ("--concurrency 1 --harness mlperf", "give --rate R"),
     ],
@@ -217,6 +226,19 @@ def test_a_load_has_one_pace(server: ScriptedServer, capsys: pytest.CaptureFixtu
 def test_an_absent_server_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", "--target", "localhost:1", "--max-retries", "0", "--concurrency", "1"]) == 1
     assert "cadenza: CONNECTION_FAILED: no answer from localhost:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_ends_the_load_and_its_processes(server: ScriptedServer, processes: int) -> None:
+    server.hangs_after = 0
+    flags = ("--metrics", "off", "--concurrency", "2", "--prompt-tokens", "5", "--processes", str(processes))
+    command = [sys.executable, "-m", "cadenza.client.cli", "load", "--target", server.target, *flags]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    assert server.hanging.wait(60)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    assert running.communicate(timeout=60)[1] == ""  # at its end no process holds stderr any more
+    assert running.returncode == 130
+    assert server.cancelled.wait(60)
 
 
 def test_the_page_about_it_names_every_flag() -> None:

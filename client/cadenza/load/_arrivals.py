@@ -97,7 +97,9 @@ class Replay:
     seconds: float
 
     def __post_init__(self) -> None:
-        if any(later < earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)):
+        if any(
+            not later >= earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)
+        ):
             raise ValueError("the trace's arrivals do not ascend; sort it by time")
 
     def times(self) -> Iterator[float]:

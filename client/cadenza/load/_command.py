@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from cadenza.load._measure import Measured, Measuring, measure
 from cadenza.load._mlperf import compare_with_mlperf
 from cadenza.load._objectives import Objectives
 from cadenza.load._report import Report, environment, write_csv, write_json
+from cadenza.load._rows import MLPERF_TITLE
 from cadenza.load._server_metrics import MetricsError, metrics_url, read_metrics
 from cadenza.load._setup import Setup, setup
 from cadenza.load._sweep import Criterion, Sweep, search, visit
@@ -55,13 +57,10 @@ async def load(args: argparse.Namespace, client: AsyncClient, settings: Settings
 
 async def _load(args: argparse.Namespace, loads: Setup) -> int:
     console, errors = Console(), Console(stderr=True)
+    _check_writable(args)
     report = await _measured(args, loads, errors)
     _write(args, report)
     _show(report, console)
-    if args.harness == "mlperf":
-        figures = compare_with_mlperf(Path(args.mlperf_logs), report.runs[0].records)
-        print_comparison("By two clocks: here, and LoadGen's", figures, console)
-    print_formulas(console)
     return _exit_code(report)
 
 
@@ -79,8 +78,12 @@ async def _measured(args: argparse.Namespace, loads: Setup, errors: Console) -> 
             args.sweep, args.percentile, objectives, lambda rate: measure(loads.load(rate), how, display)
         )
         return Report(_settings(args, loads), environment(), sweep.runs, sweep)
-    mlperf = args.harness == "mlperf"
-    run = await measure(loads.mlperf_load(Path(args.mlperf_logs)) if mlperf else loads.load(), how, display)
+    if args.harness == "mlperf":
+        folder = Path(args.mlperf_logs)
+        run = await measure(loads.mlperf_load(folder), how, display)
+        figures = await asyncio.to_thread(compare_with_mlperf, folder, run.records)
+        return Report(_settings(args, loads), environment(), (run,), mlperf=figures)
+    run = await measure(loads.load(), how, display)
     return Report(_settings(args, loads), environment(), (run,))
 
 
@@ -94,6 +97,8 @@ async def _sweep(
     criterion = Criterion(objectives, percentile)
     if ":" in rates:
         low, high = _values.rate_range(rates)
+        if not 0 < low < high:
+            raise LoadInputError(f"{rates!r} is no range to search: give LOW:HIGH such as 1:32")
         return await search(at, low, high, criterion)
     return await visit(at, _values.rates(rates), criterion)
 
@@ -122,6 +127,17 @@ def _show(report: Report, console: Console) -> None:
         print_run(run, console)
     if report.sweep is not None:
         print_sweep(report.sweep, console)
+    if report.mlperf:
+        print_comparison(MLPERF_TITLE, report.mlperf, console)
+    print_formulas(console)
+
+
+def _check_writable(args: argparse.Namespace) -> None:
+    """So that a long run does not end in vain. Raises LoadInputError."""
+    for name in filter(None, (args.json, args.csv, args.html)):
+        path = Path(name)
+        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise LoadInputError(f"{name} cannot be written: name a file in a folder that can")
 
 
 def _write(args: argparse.Namespace, report: Report) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import importlib.util
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +60,8 @@ def read_prompts(name: str) -> FilePrompts:
 
 def read_trace(name: str, speed: float = 1.0) -> Trace:
     """Reads a trace; at speed 2 it takes half its time. Raises LoadInputError."""
+    if not 0 < speed < math.inf:
+        raise LoadInputError(f"the trace's speed is {speed:g}; it must be above 0")
     rows = list(csv.DictReader(line for _, line in _lines(Path(name))))
     if not rows or "scheduled" not in rows[0]:
         raise LoadInputError(f"{name} is no trace: it needs a header with the column `scheduled`, and rows")

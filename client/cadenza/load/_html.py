@@ -14,6 +14,7 @@ from cadenza.load._rows import (
     COLUMNS,
     COMPARISON_COLUMNS,
     COMPARISON_TITLE,
+    MLPERF_TITLE,
     SWEEP_COLUMNS,
     SWEEP_TITLE,
     comparison_rows,
@@ -55,6 +56,8 @@ def page(report: Report) -> str:
             _plots(sweep_plots(report.sweep)),
         ]
     parts += [_run(run) for run in report.runs]
+    if report.mlperf:
+        parts += [f"<p>{MLPERF_TITLE}</p>", _table(COMPARISON_COLUMNS, comparison_rows(report.mlperf))]
     parts += ["<h2>Asked for</h2>", _pairs({**report.settings, **report.environment})]
     parts += ["<h2>Formulas</h2>", _pairs(FORMULAS), "</body></html>"]
     return "\n".join(parts)

@@ -52,6 +52,10 @@ class LoadPlan:
     max_in_flight: int = MAX_IN_FLIGHT
     """An open loop does not send what would be more; it notes NOT_SENT, and the run is invalid."""
 
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ValueError(f"max-in-flight is {self.max_in_flight}; it must be at least 1")
+
     def window(self) -> Window | None:
         """What is measured; None for all of a load without a planned length."""
         seconds = self.pace.arrivals.seconds if isinstance(self.pace, OpenLoop) else self.pace.seconds

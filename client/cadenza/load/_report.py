@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cadenza.load._compare import Compared
 from cadenza.load._formulas import FORMULAS
 from cadenza.load._measure import Measured
 from cadenza.load._sweep import Sweep
@@ -29,6 +30,8 @@ class Report:
     environment: Mapping[str, str]
     runs: tuple[Measured, ...]
     sweep: Sweep | None = None
+    mlperf: tuple[Compared, ...] = ()
+    """Our figures and LoadGen's, where it was the generator."""
 
 
 def environment() -> dict[str, str]:
@@ -56,6 +59,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "formulas": FORMULAS,
         "runs": [_run(run) for run in report.runs],
     }
+    if report.mlperf:
+        document["mlperf"] = [dataclasses.asdict(figure) for figure in report.mlperf]
     if report.sweep is not None:
         criterion = report.sweep.criterion
         document["sweep"] = {

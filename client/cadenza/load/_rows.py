@@ -12,6 +12,7 @@ Row = tuple[str, ...]
 COLUMNS: Row = ("ms", "mean", "p50", "p90", "p95", "p99", "p99.9")
 COMPARISON_COLUMNS: Row = ("ms", "here", "there", "difference")
 COMPARISON_TITLE = "Means by two clocks: here, and there on the server"
+MLPERF_TITLE = "By two clocks: here, and there in LoadGen"
 SWEEP_COLUMNS: Row = (
     "rate", "done", "good", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed", "met",
 )  # fmt: skip

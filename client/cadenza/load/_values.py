@@ -30,7 +30,10 @@ def rate_range(text: str) -> tuple[float, float]:
 
 def rates(text: str) -> tuple[float, ...]:
     """ "1,2,4", requests a second."""
-    return tuple(rate_range(part)[0] for part in text.split(","))
+    ranges = [rate_range(part) for part in text.split(",")]
+    if any(low != high for low, high in ranges):
+        raise ValueError(f"{text!r} are no rates: give requests a second, such as 1,2,4")
+    return tuple(low for low, _ in ranges)
 
 
 def objectives(text: str) -> Objectives:
