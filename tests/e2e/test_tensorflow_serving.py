@@ -1,63 +1,30 @@
 """TensorFlow Serving's client on the real model gets what TensorFlow makes of the SavedModel."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from deploy.demo.serving import ServerProcess
+from tests.tfserving.comparison import Predict, assert_equal, run_by_tensorflow, served
 
 pytestmark = pytest.mark.real_model
 
 PROMPTS = ["The quick brown fox", "def fibonacci(n):", "東京は日本の首都で、"]
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 """Its answer ends before the default length."""
-Predict = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def predict(float32_server: ServerProcess) -> Iterator[Predict]:
-    """As TensorFlow Serving's documentation has it: a stub, a request, tensors made by TensorFlow."""
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    with grpc.insecure_channel(float32_server.target) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-        def run(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = "smollm2"
-            request.model_spec.signature_name = signature
-            for name, value in inputs.items():
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            result = stub.Predict(request, 60.0)
-            return {name: tf.make_ndarray(proto) for name, proto in result.outputs.items()}
-
+    with served(float32_server.target, "smollm2") as run:
         yield run
 
 
 @pytest.fixture(scope="module")
 def saved_model(real_float32: Path) -> Predict:
-    """The SavedModel, run by TensorFlow."""
-    import tensorflow as tf
-
-    model = tf.saved_model.load(str(real_float32))
-
-    def run(signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        outputs = model.signatures[signature](**tensors)
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-    return run
-
-
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype, name
-        assert found[name].tolist() == array.tolist(), name
+    return run_by_tensorflow(real_float32)
 
 
 def test_serving_default_is_the_saved_models(predict: Predict, saved_model: Predict) -> None:
@@ -89,10 +56,7 @@ def test_tokenize_and_detokenize_are_the_saved_models(predict: Predict, saved_mo
 
 def test_score_is_the_saved_models(predict: Predict, saved_model: Predict) -> None:
     inputs = {"text": np.array(PROMPTS, object)}
-    found, expected = predict("score", inputs), saved_model("score", inputs)
-    assert found["length"].tolist() == expected["length"].tolist()
-    assert found["logprob"].dtype == expected["logprob"].dtype
-    np.testing.assert_allclose(found["logprob"], expected["logprob"], atol=2e-4)
+    assert_equal(predict("score", inputs), saved_model("score", inputs))
 
 
 def test_metadata_are_the_saved_models_signatures(float32_server: ServerProcess, real_float32: Path) -> None:
