@@ -219,6 +219,27 @@ async def test_newest_version_that_is_removed_gives_way_to_the_one_before(models
         await folder.until_state(2, END)
 
 
+async def test_version_that_is_wanted_again_while_it_is_unloaded_is_loaded_after_that(models: Path) -> None:
+    async with folder_server(models) as folder:
+        old = folder.runners["tiny", 1]
+        old.hold()
+        running = folder.stub.StreamCompletion(stream("a", max_tokens=9))
+        await asyncio.to_thread(old.wait_for_step, 1)
+        folder.add(2)
+        await folder.look()
+        folder.remove(2)
+        looking = asyncio.ensure_future(folder.look())
+        await folder.until_state(1, START)
+        assert await folder.complete() == continued("a", 2, 5)
+        old.allow()
+        await looking
+        await rest(running)
+        assert folder.runners["tiny", 1] is not old
+        assert await folder.complete() == continued("a", 1, 5)
+        await folder.until_state(2, END)
+        assert await folder.states() == {1: AVAILABLE, 2: END}
+
+
 async def test_only_version_stays_when_its_folder_is_removed_and_ends_when_its_model_is(models: Path) -> None:
     write_artifact(models / "other" / "1")
     async with folder_server(models) as folder:

@@ -162,16 +162,16 @@ class ModelsFolder:
         return not settled or seen.files == before
 
     def _files(self, version: ModelVersion, seen: _Seen) -> _Files | None:
-        missing = missing_files(version.path)
+        try:
+            missing = missing_files(version.path)
+            stats = [(path, path.stat()) for path in sorted(version.path.rglob("*"))]
+        except OSError as error:  # removed meanwhile, or not to be read
+            missing, stats = f"{error.filename}: {error.strerror}", []
         if missing:
             if not seen.said:
                 _log.info("version_incomplete", model=version.name, version=version.version, missing=missing)
                 seen.said = True
             return None
-        try:
-            stats = [(path, path.stat()) for path in sorted(version.path.rglob("*"))]
-        except OSError:
-            return None  # removed meanwhile
         return tuple((str(path), one.st_size, one.st_mtime_ns) for path, one in stats)
 
     def _complain(self, problem: str) -> None:

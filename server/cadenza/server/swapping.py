@@ -54,7 +54,8 @@ class VersionManager:
         self._asked = asyncio.Event()
         self._askers: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._unloading: dict[tuple[str, int], asyncio.Task[None]] = {}
+        """By name and version."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="versions")
         """One for all that takes time: what a thread frees, its own next allocations use again."""
         self._stopped = False
@@ -78,8 +79,9 @@ class VersionManager:
         Raises StartupError where a model is there and none of its versions can be loaded.
         """
         await self._round(settled=False)
-        while not self._table.names():
+        if not self._table.names():
             _log.warning("no_models_yet", poll_seconds=self._poll_seconds)
+        while not self._table.names():
             askers = await self._wait()
             await self._round(settled=False)
             self._answer(askers)
@@ -98,8 +100,11 @@ class VersionManager:
         The future is done when what was found is served or refused; requests may still be finished elsewhere.
         """
         asker = asyncio.get_running_loop().create_future()
-        self._askers.append(asker)
-        self._asked.set()
+        if self._stopped:
+            asker.cancel()
+        else:
+            self._askers.append(asker)
+            self._asked.set()
         return asker
 
     async def stop(self) -> None:
@@ -183,7 +188,9 @@ class VersionManager:
         return True
 
     async def _load_when_it_fits(self, version: ModelVersion) -> LoadedModel:
-        """Where memory is short, waits for versions that are being unloaded."""
+        """Waits for versions that are being unloaded: for this very one, and where memory is short for any."""
+        if unloading := self._unloading.get((version.name, version.version)):
+            await asyncio.wait((unloading,))
         while True:
             self._table.note(version.name, version.version, VersionState.LOADING)
             try:
@@ -193,7 +200,7 @@ class VersionManager:
                     raise
                 _log.info("version_waits", model=version.name, version=version.version, why=str(error))
             self._table.note(version.name, version.version, VersionState.START)
-            await asyncio.wait(self._unloading, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._unloading.values(), return_when=asyncio.FIRST_COMPLETED)
 
     def _load_in_thread(self, version: ModelVersion) -> LoadedModel:
         self.is_loading = True
@@ -245,9 +252,9 @@ class VersionManager:
     def _retire(self, model: ServedModel) -> None:
         self._table.retire(model)
         _log.info("version_unloading", model=model.name, version=model.version)
-        task = asyncio.create_task(self._unload(model))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
+        key = model.name, model.version
+        self._unloading[key] = asyncio.create_task(self._unload(model))
+        self._unloading[key].add_done_callback(lambda _: self._unloading.pop(key))
 
     async def _unload(self, model: ServedModel) -> None:
         """Lets the version finish, for as long as its requests take: their length is bounded."""
