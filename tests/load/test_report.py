@@ -18,7 +18,7 @@ from cadenza.load._counts import LiveCounts
 from cadenza.load._display import TerminalDisplay
 from cadenza.load._files import read_trace
 from cadenza.load._formulas import FORMULAS
-from cadenza.load._html import page, write_html
+from cadenza.load._html import page, write_html, write_plots
 from cadenza.load._plot import Limit, Line, Plot, svg
 from cadenza.load._report import COLUMNS, Report, as_json, environment, write_csv, write_json
 from cadenza.load._sweep import Criterion, Sweep
@@ -83,6 +83,15 @@ def test_the_page_is_self_contained_and_shows_what_was_measured(swept: bool) -> 
     for plot in plots:
         assert ET.fromstring(plot).findall("{*}polyline")
     assert ("Highest rate that meets" in html) is swept
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_plots_are_written_as_files(tmp_path: Path, swept: bool) -> None:
+    write_plots(report(swept=swept), tmp_path / "plots")
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert len(names) == (3 if swept else 6)
+    assert ("time-to-first-token-against-rate.svg" in names) is swept
+    assert all(ET.parse(path).getroot().tag.endswith("svg") for path in (tmp_path / "plots").iterdir())
 
 
 def test_a_plot_draws_its_points_where_they_belong() -> None:

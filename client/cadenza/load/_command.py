@@ -16,7 +16,7 @@ from cadenza.load import _values
 from cadenza.load._connection import LoadError
 from cadenza.load._display import TerminalDisplay
 from cadenza.load._files import LoadInputError
-from cadenza.load._html import write_html
+from cadenza.load._html import write_html, write_plots
 from cadenza.load._measure import Measured, Measuring, measure
 from cadenza.load._mlperf import compare_with_mlperf
 from cadenza.load._objectives import Objectives
@@ -147,6 +147,8 @@ def _write(args: argparse.Namespace, report: Report) -> None:
         write_csv(report.runs, Path(args.csv))
     if args.html:
         write_html(report, Path(args.html))
+    if args.svg:
+        write_plots(report, Path(args.svg))
 
 
 def _exit_code(report: Report) -> int:

@@ -1,5 +1,6 @@
 """The report as one HTML file with its plots inside: nothing is fetched, nothing runs."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -39,6 +40,15 @@ th:first-child, td:first-child { text-align: left; }
 def write_html(report: Report, path: Path) -> None:
     """Raises OSError."""
     path.write_text(page(report), encoding="utf-8")
+
+
+def write_plots(report: Report, folder: Path) -> None:
+    """Each plot as an SVG file named after it: those of the sweep where there is one. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = sweep_plots(report.sweep) if report.sweep is not None else run_plots(report.runs[0])
+    for plot in plots:
+        name = re.sub(r"[^a-z0-9]+", "-", plot.title.lower())
+        (folder / f"{name}.svg").write_text(svg(plot) + "\n", encoding="utf-8")
 
 
 def page(report: Report) -> str:

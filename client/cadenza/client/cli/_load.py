@@ -159,3 +159,4 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", metavar="FILE", help="all figures")
     group.add_argument("--csv", metavar="FILE", help="a line per request")
     group.add_argument("--html", metavar="FILE", help="a page with plots")
+    group.add_argument("--svg", metavar="DIR", help="each plot as a file; of a sweep, those against rate")
