@@ -76,9 +76,21 @@ def test_the_sdk_imports_without_tensorflow_and_numpy(installed: Installed) -> N
     print(f"import cadenza.client: {installed.run('python', '-c', PROBE).strip()} s")
 
 
+def test_the_sdk_with_all_it_needs_is_below_40_mb(installed: Installed) -> None:
+    (site,) = installed.venv.glob("lib/python*/site-packages")
+    size = sum(file.stat().st_size for file in site.rglob("*") if file.is_file())
+    assert size < 40_000_000
+
+
 def test_the_command_runs(installed: Installed) -> None:
     assert "Complete prompts and chat" in installed.run("cadenza", "--help")
     assert installed.run("cadenza", "--version").startswith("cadenza 0.")
+
+
+def test_the_load_tester_names_the_extra_that_it_needs(installed: Installed) -> None:
+    assert "--sweep" in installed.run("cadenza", "load", "--help")
+    probe = "from cadenza.client.cli import main; assert main(['load', '--rate', '1']) == 2"
+    installed.run("python", "-c", probe)
 
 
 def test_nothing_generic_lands_in_site_packages(installed: Installed) -> None:

@@ -1,6 +1,7 @@
 """The server's own view of a load, from its /metrics: batch and queue over time, and its own latencies."""
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 import time
@@ -84,10 +85,10 @@ class MetricsPoll:
         self._polling = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Reads once more and ends. Raises MetricsError where the page cannot be read any more."""
+        """Reads once more and ends."""
         if self._polling is not None:
             self._polling.cancel()
-        self._end = await asyncio.to_thread(read_metrics, self._url)
+        await self._read()
 
     def view(self, begin: float) -> ServerView:
         """What was seen between `start` and `stop`; `begin` is the load's begin on time.perf_counter."""
@@ -106,16 +107,16 @@ class MetricsPoll:
         return self._end.get(sample, 0.0) - self._begin.get(sample, 0.0)
 
     async def _poll(self) -> None:
-        """A page that cannot be read leaves a gap."""
         while True:
-            try:
-                values = await asyncio.to_thread(read_metrics, self._url)
-            except MetricsError:
-                values = None
-            if values is not None:
-                gauges = {name: values.get(metric, 0.0) for name, metric in _GAUGES.items()}
-                self._samples.append(ServerSample(time.perf_counter(), **gauges))
+            await self._read()
             await asyncio.sleep(PERIOD_SECONDS)
+
+    async def _read(self) -> None:
+        """A page that cannot be read leaves a gap: the load is worth its report without it."""
+        with contextlib.suppress(MetricsError):
+            self._end = await asyncio.to_thread(read_metrics, self._url)
+            gauges = {name: self._end.get(metric, 0.0) for name, metric in _GAUGES.items()}
+            self._samples.append(ServerSample(time.perf_counter(), **gauges))
 
 
 def metrics_url(target: str) -> str:
