@@ -83,7 +83,7 @@ class Settings:
     """Seconds."""
 
 
-class _Environment(pydantic.BaseModel):
+class Environment(pydantic.BaseModel):
     """The variables, by their names without CADENZA_, as text or parsed from it."""
 
     model_config = pydantic.ConfigDict(alias_generator=lambda name: f"CADENZA_{name.upper()}")
@@ -142,16 +142,16 @@ def settings_from(target: str | None, options: ClientOptions, environment: Mappi
     return settings
 
 
-def _read_environment(environment: Mapping[str, str]) -> _Environment:
-    known = {field.alias for field in _Environment.model_fields.values()}
+def _read_environment(environment: Mapping[str, str]) -> Environment:
+    known = {field.alias for field in Environment.model_fields.values()}
     given = {name: value for name, value in environment.items() if name in known and value}
     try:
-        return _Environment.model_validate(given)
+        return Environment.model_validate(given)
     except pydantic.ValidationError as error:
         raise invalid_option(error) from None
 
 
-def _call_defaults(chosen: Mapping[str, Any], around: _Environment) -> dict[str, Any]:
+def _call_defaults(chosen: Mapping[str, Any], around: Environment) -> dict[str, Any]:
     names = ("model", *CallOptions.__annotations__)
     from_environment = {name: getattr(around, name) for name in names if hasattr(around, name)}
     given = {name: chosen[name] for name in names if name in chosen}
