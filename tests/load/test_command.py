@@ -190,6 +190,8 @@ def test_prompts_come_from_a_file(server: ScriptedServer, tmp_path: Path) -> Non
         ("--rate 0", "'0' is no rate"),
         ("--rate 5 --duration 5x", "'5x' is no duration"),
         ("--rate 5 --duration 1s --warmup 2s", "the warm-up is 2 s of 1 s"),
+        ("--concurrency 1 --requests 5 --warmup 1s", "the warm-up is 1 s of a load without a duration"),
+        ("--concurrency 1 --requests 5 --duration 9s", "both end a closed loop"),
         ("--rate 9999 --duration 1h", "at most 1,000,000 may"),
         ("--rate 5 --requests 9", "--requests ends a closed loop"),
         ("--rate 5 --arrivals gamma", "--arrivals gamma needs --burstiness"),

@@ -1,14 +1,16 @@
 """The generator against a real server: who is sent when, what is noted. Time moves by hand."""
 
 import asyncio
+import dataclasses
 import pickle
 
 import pytest
 from tests.load.scripted import HandClock, HeldServer, held_server, sender_to
 
-from cadenza.client import InvalidOption, Message
+from cadenza.client import InvalidOption, Message, Unauthenticated
 from cadenza.load import LoadError, closed_loop, summarise
 from cadenza.load._arrivals import EVEN, Rate, Renewal, Replay
+from cadenza.load._connection import Sender, connected
 from cadenza.load._counts import FINISHED, TOKENS, LiveCounts
 from cadenza.load._generator import NOT_SENT, Part, generate
 from cadenza.load._measure import reasons_against
@@ -158,3 +160,16 @@ async def test_a_plan_travels_to_other_processes_whole() -> None:
     async with held_server() as server:
         plan = open_loop(server, 0.5)
         assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+async def test_a_request_without_its_token_fails_alone() -> None:
+    def vanished() -> str:
+        raise Unauthenticated("the token file is gone", reason="NO_TOKEN")
+
+    clock = HandClock()
+    async with held_server() as server:
+        settings = dataclasses.replace(server.settings, token=vanished)
+        async with connected(server.settings) as stubs:
+            sender = Sender(settings, stubs, clock, LiveCounts().slots[0])
+            records = (await generate(open_loop(server, 0.0, 0.0), sender, clock)).records
+    assert [record.error for record in records] == ["NO_TOKEN", "NO_TOKEN"]

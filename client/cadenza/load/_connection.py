@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
+from cadenza.client import CadenzaError
 from cadenza.client._connection import AsyncConnection, AsyncStubs
 from cadenza.client._requests import Requests
 from cadenza.client._settings import Settings
@@ -67,10 +68,14 @@ class Sender:
         record.sent = self._clock.now()
         try:
             await self._read(request, record, on_first_token)
-            self._counts[FINISHED] += 1
         except grpc.RpcError as error:
             record.error = error_from_rpc(error, self._prepared).reason
+        except CadenzaError as error:  # there is no token to send
+            record.error = error.reason
+        if record.error:
             self._counts[FAILED] += 1
+        else:
+            self._counts[FINISHED] += 1
         record.end = self._clock.now()
 
     async def _read(

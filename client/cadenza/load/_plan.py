@@ -1,10 +1,11 @@
 """What a load is: where it goes, what it asks, at what pace. Processes can share it."""
 
 import dataclasses
+import math
 from typing import Final
 
 from cadenza.client._settings import Settings
-from cadenza.load._arrivals import Arrivals
+from cadenza.load._arrivals import Arrivals, Replay
 from cadenza.load._summary import Window
 from cadenza.load._workload import Workload
 
@@ -57,10 +58,17 @@ class LoadPlan:
             raise ValueError(f"max-in-flight is {self.max_in_flight}; it must be at least 1")
 
     def window(self) -> Window | None:
-        """What is measured; None for all of a load without a planned length."""
-        seconds = self.pace.arrivals.seconds if isinstance(self.pace, OpenLoop) else self.pace.seconds
-        if seconds is None:
-            return None
-        if not 0 <= self.warmup < seconds:
-            raise ValueError(f"the warm-up is {self.warmup:g} s of {seconds:g} s; it must be shorter")
-        return Window(self.warmup, seconds)
+        """What is measured; None for all of a load whose length is not planned: a count, or a trace.
+
+        Raises ValueError for a warm-up that does not fit.
+        """
+        seconds = self._planned_seconds()
+        if not 0 <= self.warmup < (seconds or math.inf) or (seconds is None and self.warmup):
+            of = "a load without a duration" if seconds is None else f"{seconds:g} s"
+            raise ValueError(f"the warm-up is {self.warmup:g} s of {of}; it must be shorter than a duration")
+        return None if seconds is None else Window(self.warmup, seconds)
+
+    def _planned_seconds(self) -> float | None:
+        if isinstance(self.pace, ClosedLoop):
+            return self.pace.seconds
+        return None if isinstance(self.pace.arrivals, Replay) else self.pace.arrivals.seconds

@@ -36,8 +36,7 @@ class Setup:
     def plan(self, rate: float | None = None) -> LoadPlan:
         """The load that the flags ask for, or one of so many requests a second."""
         pace = self._pace(rate)
-        timed = isinstance(pace, OpenLoop) or pace.seconds is not None
-        default_warmup = DEFAULT_WARMUP if timed and self.trace is None else 0.0
+        default_warmup = 0.0 if self.args.requests or self.trace else DEFAULT_WARMUP
         warmup = default_warmup if self.args.warmup is None else _values.seconds(self.args.warmup)
         return LoadPlan(self.settings, self.workload.renewed(), pace, warmup, self.args.max_in_flight)
 
@@ -90,6 +89,8 @@ def setup(args: argparse.Namespace, settings: Settings, model: Model) -> Setup:
     trace = read_trace(args.trace, args.trace_speed) if args.trace is not None else None
     if args.requests is not None and args.concurrency is None:
         raise LoadInputError("--requests ends a closed loop; an open loop ends with --duration or its trace")
+    if args.requests is not None and args.duration is not None:
+        raise LoadInputError("--requests and --duration both end a closed loop: give one of them")
     return Setup(args, settings, _workload(args, settings, model, trace), trace)
 
 

@@ -78,7 +78,7 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--warmup",
         metavar="TIME",
-        help="beginning that is not measured (default: 5s; 0 with --requests, --trace)",
+        help="beginning that is not measured (default: 5s; none with --requests, --trace)",
     )
 
 
