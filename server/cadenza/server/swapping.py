@@ -188,7 +188,7 @@ class VersionManager:
         return True
 
     async def _load_when_it_fits(self, version: ModelVersion) -> LoadedModel:
-        """Waits for versions that are being unloaded: for this very one, and where memory is short for any."""
+        """Waits for versions that are being unloaded: for this one, and where memory is short for any."""
         if unloading := self._unloading.get((version.name, version.version)):
             await asyncio.wait((unloading,))
         while True:
