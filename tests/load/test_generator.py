@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import pickle
 
 import pytest
@@ -17,6 +18,7 @@ from cadenza.load._measure import reasons_against
 from cadenza.load._plan import ClosedLoop, LoadPlan, OpenLoop
 from cadenza.load._processes import run_load
 from cadenza.load._workload import LoadPrompt, given_prompts
+from cadenza.v1 import completion_pb2 as pb
 
 
 def open_loop(server: HeldServer, *arrivals: float, most: int = 100) -> LoadPlan:
@@ -173,3 +175,20 @@ async def test_a_request_without_its_token_fails_alone() -> None:
             sender = Sender(settings, stubs, clock, LiveCounts().slots[0])
             records = (await generate(open_loop(server, 0.0, 0.0), sender, clock)).records
     assert [record.error for record in records] == ["NO_TOKEN", "NO_TOKEN"]
+
+
+class _Deadly:
+    """A workload that ends the process which asks it for a request."""
+
+    def request(self, index: int) -> pb.StreamCompletionRequest:
+        os._exit(9)
+
+    def renewed(self) -> "_Deadly":
+        return self
+
+
+async def test_a_process_that_dies_ends_the_load_with_an_error() -> None:
+    async with held_server() as server:
+        plan = LoadPlan(server.settings, _Deadly(), ClosedLoop(2, requests=2))
+        with pytest.raises(LoadError, match="a process of the load died"):
+            await run_load(plan, LiveCounts(2))
