@@ -9,6 +9,8 @@ from tests.security.secured import ALICE, FAST, bearer, text
 from tests.server.live import Live, live_server
 from tests.server.scripted_runner import ScriptedRunner
 
+from cadenza.server.rpc import tolerant_server
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, HEADERS, DATA = 4, 1, 0
 END_STREAM, END_HEADERS = 1, 4
@@ -49,6 +51,23 @@ async def test_metadata_that_are_no_text_harm_nobody(live: Live, key: bytes, val
 async def test_bytes_that_are_no_grpc_are_dropped(live: Live, garbage: bytes) -> None:
     await _exchange(live.ports.grpc, garbage)
     await live.still_serves()
+
+
+async def test_should_grpcs_loop_break_all_the_same_the_server_says_so_and_is_to_be_stopped(
+    artifact: Path, runner: ScriptedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = asyncio.Event()
+
+    async def broken(_: object) -> None:
+        await loaded.wait()
+        raise UnicodeError("as from a name that grpc decodes")
+
+    monkeypatch.setattr(tolerant_server._Core, "_request_call", broken)
+    async with live_server(artifact, runner) as live:
+        loaded.set()
+        async with asyncio.timeout(10):
+            await live.server.engine_failed.wait()
+        assert (await live.get("/readyz"))[0] == 503
 
 
 async def _call(live: Live, path: bytes, metadata: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import structlog
 
 from cadenza.server.rpc.call import Call
@@ -15,11 +16,12 @@ class _Clock:
         return self.now
 
 
-def test_refusals_are_counted_beyond_ten_lines_a_second() -> None:
+@pytest.mark.parametrize("reason", ["DEADLINE_UNREACHABLE", "QUEUE_FULL", "TOKEN_INVALID"])
+def test_refusals_are_counted_beyond_ten_lines_a_second(reason: str) -> None:
     clock = _Clock()
-    lines = _lines(clock, refusals=150, reason="DEADLINE_UNREACHABLE")
+    lines = _lines(clock, refusals=150, reason=reason)
     assert [line["event"] for line in lines] == ["call"] * 11 + ["refusals_not_logged", "call"]
-    assert sum(line.get("reason") == "DEADLINE_UNREACHABLE" for line in lines) == 10
+    assert sum(line.get("reason") == reason for line in lines) == 10
     assert lines[-2]["calls"] == 140
 
 

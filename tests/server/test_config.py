@@ -80,6 +80,11 @@ def test_cache_lies_where_the_desktop_convention_says(
         ["--models", "m", "--version-label", "a:7=1"],
         ["--models", "m", "--version-label", "a:stable=newest"],
         ["--models", "m", "--watchdog-seconds", "-1"],
+        ["--models", "m", "--tls-certificate", "a.crt"],
+        ["--models", "m", "--tls-key", "a.key"],
+        ["--models", "m", "--tls-client-ca", "ca.crt"],
+        ["--models", "m", "--health-port", "65536"],
+        ["--models", "m", "--max-metadata-bytes", "0"],
     ],
 )
 def test_wrong_flags_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

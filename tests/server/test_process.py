@@ -169,6 +169,13 @@ def test_corrupted_artifact_ends_the_start_with_1_and_names_the_file(artifact: P
     assert "h.tflite is corrupted" in line["error"]
 
 
+def test_tokens_that_cannot_be_read_end_the_start_with_1_and_name_the_file(artifact: Path) -> None:
+    ended = _cadenza_server("--model", f"tiny={artifact}", "--token-file", "/nosuch", "--log-format", "json")
+    assert ended.returncode == 1
+    (line,) = [line for line in map(json.loads, ended.stderr.splitlines()) if line["event"] == "cannot_start"]
+    assert line["error"] == "cannot read /nosuch: No such file or directory"
+
+
 def test_wrong_flags_end_the_start_with_2_and_say_what_is_allowed() -> None:
     ended = _cadenza_server("--model", "a=b", "--port", "70000")
     assert ended.returncode == 2

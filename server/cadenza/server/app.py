@@ -98,10 +98,10 @@ class Server:
             limit=settings.watchdog_seconds,
             on_change=self._say_health,
         )
-        self._grpc = GrpcServer(self._models, self._metrics, clock, settings)
+        self._grpc = GrpcServer(self._models, self._metrics, clock, settings, self._fail)
         self._http = HttpServer(self._registry, lambda: self._ready)
         self.engine_failed = asyncio.Event()
-        """Set when an engine has broken; what is left to do is to stop."""
+        """Set when an engine, or gRPC's own loop, has broken; what is left to do is to stop."""
 
     async def start(self) -> Ports:
         """Opens the ports; MODEL_LOADING answers calls until `load` has ended. Raises StartupError."""

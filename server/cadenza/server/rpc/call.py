@@ -19,11 +19,11 @@ class Call:
 
     request_id: str
     arrival: float
-    client: str | None = None
-    """Who asks, where a token or a certificate proves it."""
     code: str = "UNKNOWN"
     """The status it ended with."""
     log: dict[str, object] = dataclasses.field(default_factory=dict)
+    client: str | None = None
+    """Who asks, where a token or a certificate proves it."""
 
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_call")

@@ -74,9 +74,10 @@ class CredentialWatcher:
         begin = time.monotonic()
         try:
             read = await asyncio.to_thread(files.look)
-        except CredentialError as error:
+        except Exception as error:  # noqa: BLE001 whatever a file holds, all are followed on
             self._metrics.credential_reloads.labels(files.kind, "failed").inc()
-            _log.error("credentials_not_reloaded", kind=files.kind, error=str(error))
+            trace = None if isinstance(error, CredentialError) else error
+            _log.error("credentials_not_reloaded", kind=files.kind, error=str(error), exc_info=trace)
             return
         if read:
             self._metrics.credential_reloads.labels(files.kind, "loaded").inc()

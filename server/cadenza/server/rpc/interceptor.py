@@ -133,7 +133,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started = self._metrics.rpc_started.labels(kind, service, name)
 
         async def answer(request: Any, context: Context) -> Any:
-            call = Call(request_id(context.invocation_metadata() or ()), self._clock(), self._client(context))
+            call = Call(
+                request_id(context.invocation_metadata() or ()), self._clock(), client=self._client(context)
+            )
             current_call.set(call)
             structlog.contextvars.bind_contextvars(request_id=call.request_id)
             started.inc()

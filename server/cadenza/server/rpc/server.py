@@ -1,9 +1,11 @@
 """The gRPC server: its services, its ports, who may call, and what health says."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -19,6 +21,7 @@ from cadenza.server.rpc.tfserving import registration as tfserving
 from cadenza.server.rpc.tolerant_server import tolerant_server
 from cadenza.v1 import completion_pb2, completion_pb2_grpc
 
+_log = structlog.get_logger(__name__)
 SERVICE = completion_pb2.DESCRIPTOR.services_by_name["CompletionService"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LAST_BYTES_SECONDS = 0.5
@@ -31,12 +34,21 @@ class GrpcServer:
     """
 
     def __init__(
-        self, models: ModelTable, metrics: Metrics, clock: Callable[[], float], settings: Settings
+        self,
+        models: ModelTable,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        settings: Settings,
+        on_failure: Callable[[], None],
     ) -> None:
-        """`clock` is the engine's, in seconds. Raises CredentialError for certificates or tokens."""
+        """`clock` is the engine's, in seconds. `on_failure` is called if the server ends without `stop`.
+
+        Raises CredentialError for certificates or tokens that cannot be used.
+        """
         self._models = models
         self._clock = clock
         self._settings = settings
+        self._on_failure = on_failure
         self._credentials = Credentials(settings, metrics)
         limit, options = settings.max_message_bytes, channel_arguments(settings)
         self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self._credentials)
@@ -47,6 +59,8 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
         """Whose health is told, by full name."""
+        self._watch: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     async def start(self, host: str, port: int) -> int:
         """Listens and returns the true port.
@@ -57,6 +71,7 @@ class GrpcServer:
         await self.set_serving(False)
         true_port = _listen(self._server, host, port, self._credentials.tls, "--port")
         await self._server.start()
+        self._watch = asyncio.create_task(self._watch_end())
         self._credentials.start()
         return true_port
 
@@ -81,10 +96,19 @@ class GrpcServer:
         a moment.
         """
         await self._calls.wait_idle(grace)
+        self._is_stopping = True
         await asyncio.gather(
             self._server.stop(_LAST_BYTES_SECONDS), self._probe_server.stop(_LAST_BYTES_SECONDS)
         )
         await self._credentials.stop()
+
+    async def _watch_end(self) -> None:
+        """grpc ends by itself where its loop has broken, and says so in the log."""
+        with contextlib.suppress(Exception):
+            await self._server.wait_for_termination()
+        if not self._is_stopping:
+            _log.error("grpc_server_ended")
+            self._on_failure()
 
     def _add_services(self) -> None:
         completion_pb2_grpc.add_CompletionServiceServicer_to_server(

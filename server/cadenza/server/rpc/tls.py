@@ -11,6 +11,7 @@ from typing import cast
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cadenza.server.errors import CredentialError
@@ -83,7 +84,7 @@ def server_credentials(current: Callable[[], Certificates], *, mutual: bool) -> 
 def _load_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise CredentialError(f"{path} holds no certificate in PEM form: {error}") from error
 
 
@@ -102,8 +103,8 @@ def _check_key(files: CertificateFiles, pem: bytes, certificate: x509.Certificat
         key = load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise CredentialError(f"the key in {files.key} has a password; store it without one") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         # The error's own text is left out: it may quote what the file holds.
-        raise CredentialError(f"{files.key} holds no private key in PEM form") from error
+        raise CredentialError(f"{files.key} holds no private key in PEM form that is known here") from error
     if key.public_key() != certificate.public_key():
         raise CredentialError(f"the key in {files.key} is not that of the certificate in {files.certificate}")
