@@ -11,6 +11,9 @@ from cadenza.server.rpc.tfserving.messages import get_model_status_pb2
 from cadenza.server.rpc.tfserving.model_spec import read_model_spec
 from cadenza.server.versions import VersionStatus
 
+_OK, _UNKNOWN = 0, 2
+"""Of tensorflow.error.Code."""
+
 
 class ModelServicer:
     """Answers from a table of models. Errors are raised as RequestError."""
@@ -46,11 +49,5 @@ class ModelServicer:
 
 def _add(status: VersionStatus, response: Any) -> None:
     one = response.model_version_status.add(version=status.version, state=int(status.state))
-    one.status.error_code = 0
-    if status.error is not None:
-        one.status.error_code = _UNKNOWN
-        one.status.error_message = status.error
-
-
-_UNKNOWN = 2
-"""google.rpc.Code and tensorflow.error.Code agree."""
+    one.status.error_code = _OK if status.error is None else _UNKNOWN
+    one.status.error_message = status.error or ""

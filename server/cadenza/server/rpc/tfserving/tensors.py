@@ -17,8 +17,8 @@ MAX_ELEMENTS = 1 << 20
 """Most elements of one tensor, in and out."""
 MAX_ROWS = 1 << 14
 """Most rows of one tensor, its first dimension."""
-MAX_STRING_BYTES = 16 << 20
-"""Most bytes that the strings of one tensor hold together."""
+MAX_STRING_BYTES = 4 << 20
+"""Most bytes that the strings of one tensor hold together; one that stands for many counts as often."""
 
 Array = npt.NDArray[Any]
 
