@@ -73,7 +73,8 @@ assert 0 < loader.required_bytes(artifact) < loader.free_bytes()
 runners = loader.load(artifact)
 answers = [complete(runner, [Job([5, 6, 7]), Job([9])]) for runner in runners]
 def devices(runner):
-    return sorted({variable.device for one in runner._programs._advance.values() for variable in one.variables})
+    calls = runner._programs._advance.values()
+    return sorted({variable.device for one in calls for variable in one.variables})
 
 places = [devices(runner) for runner in runners]
 for runner in runners:
@@ -130,7 +131,8 @@ print(json.dumps(levels))
 
 
 def test_what_is_loaded_and_closed_gives_its_memory_back(tiny_artifact: Path) -> None:
+    """The cache is 256 MiB: kept once, it would show."""
     levels = run(MEMORY, tiny_artifact)
-    first, last = levels[0][1], levels[-1][1]
-    assert last < 1.1 * first
-    assert all(used - after > 200 << 20 for used, after in levels)
+    (first_used, first_left), (last_used, last_left) = levels[0], levels[-1]
+    assert last_left < 1.1 * first_left
+    assert last_used < 1.1 * first_used
