@@ -27,7 +27,7 @@ def manifest(exported: Exported) -> manifest_pb2.ModelManifest:
 
 def test_manifest_describes_the_decoder_and_its_cpu_program(grouped_tied_int8: Exported) -> None:
     found = manifest(grouped_tied_int8)
-    assert found.contract_version == 2
+    assert found.contract_version == 3
     assert found.producer.startswith("cadenza-export ")
     assert found.family == "llama"
     assert found.default_max_tokens == 256

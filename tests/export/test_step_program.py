@@ -18,8 +18,8 @@ BLOCKS, BLOCK_SIZE = 24, 4
 BUCKET = Bucket(rows=4, columns=8, blocks=8)
 DECODE = Bucket(rows=4, columns=1, blocks=8)
 TOKENS = np.random.default_rng(1).integers(0, 400, size=[2, 32]).tolist()
-BOUNDS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.08}
-"""Difference of logits from float32, by the largest logit."""
+BOUNDS = {"bfloat16": 0.015, "int8": 0.04}
+"""Root mean square of the logits' difference from float32, by that of the logits."""
 ARTIFACTS = ["gguf_float32", "grouped_tied_int8", "separate_scaled_float32"]
 
 
@@ -41,21 +41,15 @@ def expected(gguf_float32: Exported) -> list[Float32]:
     return list(signature_logits(gguf_float32.artifact, TOKENS))
 
 
-@pytest.fixture(params=["float32", "bfloat16", "int8"])
-def precision(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 def signature_logits(artifact: Path, token_ids: Sequence[Sequence[int]]) -> Float32:
     loaded = tf.saved_model.load(str(artifact))
     rows: Float32 = loaded.signatures["logits"](token_ids=tf.constant(token_ids, tf.int32))["logits"].numpy()
     return rows
 
 
-def assert_close(found: Float32, expected: Float32, bound: float = 1e-4) -> None:
+def assert_close(found: Float32, expected: Float32) -> None:
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("xla", [True, False], ids=["xla", "plain graph"])
@@ -68,11 +62,13 @@ def test_chunks_of_a_sequence_in_shuffled_blocks_give_the_logits_of_the_signatur
     assert_close(found, signature_logits(artifact, TOKENS[:1])[0])
 
 
-def test_precisions_stay_within_their_bounds_of_the_signature(
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_lower_precisions_stay_within_their_bounds_of_the_signature(
     steps: Any, precision: str, expected: list[Float32]
 ) -> None:
-    driver = StepDriver(getattr(steps, precision), BLOCKS, BLOCK_SIZE)
-    assert_close(step_logits(driver, BUCKET)(TOKENS[0]), expected[0], BOUNDS[precision])
+    found = step_logits(StepDriver(getattr(steps, precision), BLOCKS, BLOCK_SIZE), BUCKET)(TOKENS[0])
+    difference = np.linalg.norm(found - expected[0]) / np.linalg.norm(expected[0])
+    assert difference <= BOUNDS[precision]
 
 
 def test_prefill_and_decode_in_one_step_are_as_each_alone(steps: Any, expected: list[Float32]) -> None:
@@ -141,31 +137,31 @@ def test_what_other_requests_left_in_blocks_and_scratch_does_no_harm(
     assert np.isfinite(every).all()
 
 
-@pytest.mark.parametrize("bucket", [BUCKET, DECODE, Bucket(1, 16, 4)], ids=str)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("bucket", [BUCKET, DECODE, Bucket(rows=1, columns=1, blocks=4)], ids=str)
 def test_compiled_steps_have_static_shapes_and_update_the_cache_in_place(
     steps: Any, precision: str, bucket: Bucket
 ) -> None:
     driver = StepDriver(getattr(steps, precision), BLOCKS, BLOCK_SIZE)
-    copies = (tf.zeros([4], tf.int32), tf.zeros([4], tf.int32))
-    for function, arguments in (
-        (driver.advance, driver.arguments(bucket, [])),
-        (driver.copy_blocks, copies),
-    ):
-        program = function.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
-        assert_static(program)
-        assert len(re.findall(r"\(\d+, \{\}, (?:may|must)-alias\)", program)) == len(
-            getattr(steps, precision)._pools
-        )
-        pool = re.escape(f"[{BLOCKS + 1},{BLOCK_SIZE},2,2,16]")
-        assert not re.search(rf"\w+{pool}\S* copy\(", program)
-    hidden = tf.zeros([bucket.rows, 64])
-    assert_static(driver.head.experimental_get_compiler_ir(hidden)(stage="optimized_hlo"))
+    copies = tf.zeros([bucket.rows], tf.int32)
+    assert_in_place(compiled(driver.advance, *driver.arguments(bucket, [])), layers=2)
+    assert_in_place(compiled(driver.copy_blocks, copies, copies), layers=2)
+    compiled(driver.head, tf.zeros([bucket.rows, 64]))
 
 
-def assert_static(program: str) -> None:
-    """No dimension is bounded instead of known, and none is computed while the program runs."""
+def compiled(function: Any, *arguments: tf.Tensor) -> str:
+    """XLA's program for the arguments' shapes: no dimension is bounded, or found while it runs."""
+    program: str = function.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
     assert "ENTRY" in program
     assert not re.search(r"\[[^\]]*<=|set-dimension-size|PadToStatic|SliceToDynamic", program)
+    return program
+
+
+def assert_in_place(program: str, layers: int) -> None:
+    """Every layer's pool is an output in the memory of an input, and nothing copies it."""
+    assert len(re.findall(r"\(\d+, \{\}, (?:may|must)-alias\)", program)) == layers
+    assert f"[{BLOCKS + 1},2,2,{BLOCK_SIZE},16]" in program
+    assert not re.search(rf"\[{BLOCKS + 1},2,2,{BLOCK_SIZE},16\]\S* copy\(", program)
 
 
 def test_released_weights_take_no_memory_and_are_not_missed(gguf_float32: Exported) -> None:
@@ -187,9 +183,11 @@ def test_a_program_with_the_files_number_format_has_no_weights_of_its_own(steps:
 
 
 def test_steps_of_a_program_that_was_not_prepared_are_refused(gguf_float32: Exported) -> None:
-    program = tf.saved_model.load(str(gguf_float32.artifact)).steps.bfloat16
-    with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
-        program.head(tf.zeros([1, 64]))
+    program = tf.saved_model.load(str(gguf_float32.artifact)).steps.int8
+    program.allocate(BLOCKS, BLOCK_SIZE)
+    nothing = tf.zeros([1], tf.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.function(program.advance, jit_compile=True)(nothing[None], nothing, nothing, nothing[None])
 
 
 def test_a_layer_is_in_the_graph_once_for_each_precision(gguf_float32: Exported) -> None:
@@ -197,7 +195,7 @@ def test_a_layer_is_in_the_graph_once_for_each_precision(gguf_float32: Exported)
 
     saved = saved_model_pb2.SavedModel.FromString((gguf_float32.artifact / "saved_model.pb").read_bytes())
     functions = [function.signature.name for function in saved.meta_graphs[0].graph_def.library.function]
-    assert len([name for name in functions if "_traced_layer" in name and "StepProgram" in name]) == 3
+    assert len([name for name in functions if "_paged_layer" in name]) == 3
 
 
 def test_the_manifest_tells_programs_and_axes(artifact: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_cpu_program_of_other_weights_fails_its_check_alone(
 def test_unknown_contract_version_is_refused(copy: Path) -> None:
     path = copy / "assets.extra/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"contract_version": 99}))
-    with pytest.raises(ArtifactError, match="contract_version 99; this release knows 2"):
+    with pytest.raises(ArtifactError, match="contract_version 99; this release knows 3"):
         run(copy)
 
 

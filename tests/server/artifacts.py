@@ -16,7 +16,7 @@ VOCABULARY_SIZE = 260
 DEFAULT_MAX_TOKENS = 5
 
 MANIFEST = {
-    "contract_version": 2,
+    "contract_version": 3,
     "producer": "tests",
     "family": "llama",
     "parameter_count": "1000",

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from cadenza.export.errors import ArtifactError, OutputError
 from cadenza.v1.manifest_pb2 import ModelManifest
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 EXTRA = "assets.extra"
 CHECKSUMS = f"{EXTRA}/SHA256SUMS"
 

@@ -1,7 +1,9 @@
 """The block-paged KV cache of the step programs (PagedAttention, arXiv:2309.06180): pure functions on a pool.
 
-A pool holds one layer: [blocks, block_size, 2 (keys, values), kv_heads, head_dim]. The last block is scratch:
-what nobody will read is written there.
+A pool holds one layer: [blocks, 2 (keys, values), kv_heads, block_size, head_dim]. So one gather gives
+attention what it multiplies with, without a transposition. The last block is scratch: what nobody will read
+is written there. Every update ends with one more write into it: XLA compiles an update of a single place to
+a copy of the whole pool.
 """
 
 from typing import NamedTuple
@@ -16,8 +18,10 @@ class Placement(NamedTuple):
 
     positions: tf.Tensor
     """int32 [R, C]; behind a row's tokens any that exist."""
-    slots: tf.Tensor
-    """int32 [R * C]: where the pool takes each token, counted in tokens."""
+    blocks: tf.Tensor
+    """int32 [R, C]: the block that takes each token."""
+    offsets: tf.Tensor
+    """int32 [R, C]: its place in the block."""
     block_tables: tf.Tensor
     """int32 [R, P]."""
     known: tf.Tensor
@@ -44,27 +48,31 @@ def place(
         columns: int32 scalar, C.
         context: positions that there are.
     """
-    blocks, block_size = tf.unstack(tf.shape(pool)[:2])
+    scratch, block_size = tf.shape(pool)[0] - 1, tf.shape(pool)[3]
     width = tf.shape(block_tables)[1]
     column = tf.range(columns)
     positions = tf.minimum(starts[:, None] + column, context - 1)
-    entry = tf.minimum(positions // block_size, width - 1)
-    slots = tf.gather(block_tables, entry, batch_dims=1) * block_size + positions % block_size
-    scratch = (blocks - 1) * block_size
-    slots = tf.where(column < lengths[:, None], slots, scratch)
+    entries = tf.minimum(positions // block_size, width - 1)
+    blocks = tf.gather(block_tables, entries, batch_dims=1)
+    blocks = tf.where(column < lengths[:, None], blocks, scratch)
     everywhere = tf.range(width * block_size)
     known = everywhere < (starts + lengths)[:, None]
     visible = known[:, None] & (everywhere <= positions[:, :, None])
-    return Placement(positions, tf.reshape(slots, [-1]), block_tables, known, visible)
+    return Placement(positions, blocks, positions % block_size, block_tables, known, visible)
 
 
 def write(pool: tf.Tensor, new: LayerCache, placement: Placement) -> tf.Tensor:
     """The pool with the keys and values of a step's tokens, [R, kv_heads, C, head_dim] each."""
-    both = tf.transpose(tf.stack(new, axis=2), [0, 3, 2, 1, 4])
-    token = [-1, *pool.shape[2:]]
-    rows = tf.cast(tf.reshape(both, token), pool.dtype)
-    slots = tf.reshape(pool, token)
-    return tf.reshape(tf.tensor_scatter_nd_update(slots, placement.slots[:, None], rows), tf.shape(pool))
+    _, _, kv_heads, _, head_dim = pool.shape
+    block_size = tf.shape(pool)[3]
+    planes = tf.reshape(tf.range(2 * kv_heads), [2, kv_heads, 1])
+    planes += placement.blocks[:, None, None] * (2 * kv_heads)
+    slots = tf.reshape(planes * block_size + placement.offsets[:, None, None], [-1, 1])
+    rows = tf.reshape(tf.cast(tf.stack(new, axis=1), pool.dtype), [-1, head_dim])
+    scratch = tf.reduce_prod(tf.shape(pool)[:4]) - 1
+    slots, rows = tf.pad(slots, [[0, 1], [0, 0]], constant_values=scratch), tf.pad(rows, [[0, 1], [0, 0]])
+    flat = tf.reshape(pool, [-1, head_dim])
+    return tf.reshape(tf.tensor_scatter_nd_update(flat, slots, rows), tf.shape(pool))
 
 
 def read(pool: tf.Tensor, placement: Placement) -> LayerCache:
@@ -74,13 +82,18 @@ def read(pool: tf.Tensor, placement: Placement) -> LayerCache:
     share of zero can carry it on.
     """
     rows, width = tf.unstack(tf.shape(placement.block_tables))
-    _, kv_heads, head_dim = pool.shape[2:]
-    blocks = tf.transpose(tf.gather(pool, placement.block_tables), [3, 0, 4, 1, 2, 5])
-    positions = width * tf.shape(pool)[1]
-    keys, values = tf.unstack(tf.reshape(blocks, [2, rows, kv_heads, positions, head_dim]))
+    _, _, kv_heads, _, head_dim = pool.shape
+    block_size = tf.shape(pool)[3]
+    planes = tf.reshape(pool, [-1, block_size, head_dim])
+    first = placement.block_tables[:, None] * (2 * kv_heads) + tf.range(kv_heads)[:, None]
+    shape = [rows, kv_heads, width * block_size, head_dim]
+    keys = tf.reshape(tf.gather(planes, first), shape)
+    values = tf.reshape(tf.gather(planes, first + kv_heads), shape)
     return LayerCache(keys, tf.where(placement.known[:, None, :, None], values, 0))
 
 
 def copy(pool: tf.Tensor, sources: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """The pool with the blocks `sources` at `targets`, int32 [K] each; all are read before one is written."""
+    scratch = tf.shape(pool)[0] - 1
+    sources, targets = (tf.pad(blocks, [[0, 1]], constant_values=scratch) for blocks in (sources, targets))
     return tf.tensor_scatter_nd_update(pool, targets[:, None], tf.gather(pool, sources))

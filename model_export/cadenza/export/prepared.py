@@ -3,6 +3,8 @@
 Until then they take no memory, so an artifact holds every program and a server pays for the one it runs.
 """
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
 from cadenza.export.model import DecoderWeights, Precision, named
@@ -21,46 +23,53 @@ class PreparedWeights(tf.Module):
             for name, variable in self._stored.items()
             if variable.dtype != formats[name]
         }
-        self._scales = {
-            name: _empty(f"{precision.value}_{name}_scales", variable.shape[:1], tf.float32)
-            for name, variable in self._own.items()
-            if variable.dtype == tf.int8
+        self._rows = {
+            name: variable.shape[0] for name, variable in self._stored.items() if formats[name] == tf.int8
         }
+        # One variable for the scales of all rows of all matrices: each variable costs an export memory.
+        self._scales = _empty(f"{precision.value}_scales", tf.TensorShape([None]), tf.float32)
+        matrix = tf.TensorSpec([None, None])
+        self._quantise = tf.function(quantise, input_signature=[matrix], autograph=False)
 
     def fill(self) -> None:
         """Converts what is not shared, one after the other, so that intermediate values are of one weight."""
         done: list[tf.Operation] = []
-        for name in self._own:
+        scales = []
+        for name, own in self._own.items():
             with tf.control_dependencies(done):
-                done = self._convert(name)
+                values = tf.convert_to_tensor(self._stored[name])
+                if name in self._rows:
+                    values, factors = self._quantise(tf.cast(values, tf.float32))
+                    scales.append(factors)
+                done = [own.assign(tf.cast(values, own.dtype), read_value=False)]
+        if scales:
+            self._scales.assign(tf.concat(scales, axis=0))
 
     def release(self) -> None:
         """Frees the file's variables that are not shared; what else reads them fails from then on."""
-        for name in self._own:
-            variable = self._stored[name]
-            nothing = tf.zeros([0] * variable.shape.rank, variable.dtype)
-            # The value's shape is hidden from the graph: a variable's static shape would refuse it.
-            hidden = tf.raw_ops.PlaceholderWithDefault(input=nothing, shape=None)
-            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=hidden)
+        unshared = [self._stored[name] for name in self._own]
+        # What replaces them has a shape that the graph does not know: it would refuse another than theirs.
+        nothing = {
+            dtype: tf.raw_ops.PlaceholderWithDefault(input=tf.zeros([0], dtype), shape=None)
+            for dtype in {variable.dtype for variable in unshared}
+        }
+        for variable in unshared:
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=nothing[variable.dtype])
 
     def read(self) -> dict[str, Matrix]:
-        """Every weight by its name, with its whole shape. Fails where `fill` has not run."""
-        return {name: self._whole(name) for name in self._stored}
+        """All weights by name; not to be used before `fill` has run."""
+        return self.read_some(self._stored)
 
-    def _whole(self, name: str) -> Matrix:
-        stored, scales = self._stored[name], self._scales.get(name)
-        value = tf.ensure_shape(self._own.get(name, stored), stored.shape)
-        return value if scales is None else Quantised(value, tf.ensure_shape(scales, stored.shape[:1]))
-
-    def _convert(self, name: str) -> list[tf.Operation]:
-        stored, own, scales = self._stored[name], self._own[name], self._scales.get(name)
-        if scales is None:
-            return [own.assign(tf.cast(stored, own.dtype), read_value=False)]
-        quantised = quantise(tf.cast(stored, tf.float32))
-        return [
-            own.assign(quantised.numbers, read_value=False),
-            scales.assign(quantised.scales, read_value=False),
-        ]
+    def read_some(self, names: Iterable[str]) -> dict[str, Matrix]:
+        """The weights of these names."""
+        sizes = list(self._rows.values())
+        scales = dict(zip(self._rows, tf.split(self._scales, sizes), strict=True)) if sizes else {}
+        found = {}
+        for name in names:
+            value = tf.convert_to_tensor(self._own.get(name, self._stored[name]))
+            value.set_shape(self._stored[name].shape)
+            found[name] = Quantised(value, scales[name]) if name in scales else value
+        return found
 
 
 def _number_format(precision: Precision, name: str, variable: tf.Variable) -> tf.DType:

@@ -42,7 +42,8 @@ class StepProgram(tf.Module):
             _empty_pool(config, f"{precision.value}_layer_{index:03d}_kv", number)
             for index in range(config.num_layers)
         ]
-        self._layer = tf.function(self._traced_layer, autograph=False)
+        self._layer = tf.function(self._paged_layer, autograph=False)
+        self._copied = tf.function(paged.copy, autograph=False)
         scalar, vector = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
         matrix = tf.TensorSpec([None, None], tf.int32)
         rows = tf.TensorSpec([None, config.hidden_size])
@@ -64,13 +65,14 @@ class StepProgram(tf.Module):
         for pool in self._pools:
             # One after the other: equal zeros would become one tensor, which no step could update in place.
             with tf.control_dependencies(done):
-                zeros = tf.zeros([num_blocks + 1, block_size, *pool.shape[2:]], pool.dtype)
+                _, _, heads, _, size = pool.shape
+                zeros = tf.zeros([num_blocks + 1, 2, heads, block_size, size], pool.dtype)
                 done = [pool.assign(zeros, read_value=False)]
 
     def _copy_blocks(self, sources: tf.Tensor, targets: tf.Tensor) -> None:
         """Copies blocks, all layers, keys and values; both int32 [K]. Padding copies scratch to scratch."""
         for pool in self._pools:
-            pool.assign(paged.copy(tf.convert_to_tensor(pool), sources, targets), read_value=False)
+            pool.assign(self._copied(tf.convert_to_tensor(pool), sources, targets), read_value=False)
 
     def _advance(
         self, token_ids: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor, block_tables: tf.Tensor
@@ -87,7 +89,8 @@ class StepProgram(tf.Module):
             Hidden states after the final norm, as `head` takes them: of each row's last token float32
             [R, hidden_size], and of every token float32 [R, C, hidden_size]; those of padding mean nothing.
         """
-        weights = self._read()
+        values = self._weights.read()
+        weights = self._structure.map(lambda name, _: values[name])
         rows, columns = tf.unstack(tf.shape(token_ids))
         first = tf.convert_to_tensor(self._pools[0])
         placement = paged.place(first, starts, lengths, block_tables, columns, self._config.max_context)
@@ -100,7 +103,7 @@ class StepProgram(tf.Module):
         every = tf.reshape(normed, [rows, columns, self._config.hidden_size])
         return tf.gather(every, tf.maximum(lengths - 1, 0), batch_dims=1), every
 
-    def _traced_layer(
+    def _paged_layer(
         self, weights: dict[str, Matrix], pool: tf.Tensor, hidden: tf.Tensor, placement: Placement
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """One layer, once in the graph for all: hidden states [R * C, hidden_size] and pool to the same."""
@@ -115,16 +118,14 @@ class StepProgram(tf.Module):
 
     def _head(self, hidden: tf.Tensor) -> tf.Tensor:
         """Hidden states of `advance`, float32 [N, hidden_size] -> next-token logits float32 [N, V]."""
-        return decoder.linear(self._read().head, hidden)
-
-    def _read(self) -> DecoderWeights[Matrix]:
-        weights = self._weights.read()
-        return self._structure.map(lambda name, _: weights[name])
+        names = {"head": "embedding" if self._structure.tied else "head", "head_bias": "head_bias"}
+        needed = self._structure.head.map(lambda name, _: names[name], "head")
+        values = self._weights.read_some(needed.leaves())
+        return decoder.linear(needed.map(lambda _, name: values[name], "head"), hidden)
 
 
 def _empty_pool(config: DecoderConfig, name: str, number: tf.DType) -> tf.Variable:
-    """A layer's pool without a block: [0, 0, 2, kv_heads, head_dim]."""
-    token = [2, config.num_kv_heads, config.head_dim]
-    return tf.Variable(
-        tf.zeros([0, 0, *token], number), shape=[None, None, *token], trainable=False, name=name
-    )
+    """A layer's pool without a block: [0, 2, kv_heads, 0, head_dim]."""
+    heads, size = config.num_kv_heads, config.head_dim
+    nothing = tf.zeros([0, 2, heads, 0, size], number)
+    return tf.Variable(nothing, shape=[None, 2, heads, None, size], trainable=False, name=name)

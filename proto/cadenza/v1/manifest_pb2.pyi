@@ -61,7 +61,7 @@ class ModelManifest(_message.Message):
     CPU_FIELD_NUMBER: _builtins.int
     ACCELERATOR_FIELD_NUMBER: _builtins.int
     contract_version: _builtins.int
-    """Version of this contract; a server loads the versions it knows. Now 2."""
+    """Version of this contract; a server loads the versions it knows. Now 3."""
     producer: _builtins.str
     """Who wrote it: "cadenza-export 0.1.0"."""
     source: _builtins.str

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from cadenza.server.errors import ArtifactError
 from cadenza.v1.manifest_pb2 import ModelManifest, Precision
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 _HASH_THREADS = 2
 _EXTRA = "assets.extra"
 _SUMS = f"{_EXTRA}/SHA256SUMS"
