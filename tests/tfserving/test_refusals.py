@@ -182,7 +182,8 @@ async def test_models_and_versions_that_are_not_there_are_not_found(client: Serv
     request = predict_request("", {"prompt": ["a"]})
     request.model_spec.version.value = 8
     found = await refused(client.prediction.Predict(request))
-    assert found[:2] == (NOT_FOUND, "Servable not found for request: Specific(tiny, 8)")
+    said = "Servable not found for request: Specific(tiny, 8)"
+    assert found == (NOT_FOUND, said, "VERSION_NOT_FOUND")
 
 
 async def test_a_request_without_a_model_is_invalid(client: ServingClient) -> None:
@@ -207,7 +208,7 @@ async def test_labels_choose_versions_and_unknown_ones_are_invalid(
         assert found[:2] == (NOT_FOUND, "Servable not found for request: Specific(tiny, 8)")
         request.model_spec.version_label = "nosuch"
         found = await refused(client.prediction.Predict(request))
-        assert found[:2] == (INVALID, "Unrecognized servable version label: nosuch")
+        assert found == (INVALID, "Unrecognized servable version label: nosuch", "VERSION_NOT_FOUND")
 
 
 async def test_metadata_is_asked_for_by_a_field_that_there_is(client: ServingClient) -> None:

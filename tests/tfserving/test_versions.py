@@ -82,8 +82,8 @@ async def test_before_the_first_version_is_loaded_it_is_not_found(models: Path) 
             request = predict_request("", {"prompt": ["a"]})
             if version is not None:
                 request.model_spec.version.value = version
-            code, said, _ = await refused(client.prediction.Predict(request))
-            assert code is grpc.StatusCode.NOT_FOUND
+            code, said, reason = await refused(client.prediction.Predict(request))
+            assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_LOADING")
             assert said.startswith("Servable not found for request:")
 
 

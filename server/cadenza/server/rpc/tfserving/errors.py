@@ -16,9 +16,15 @@ class ServableNotFoundError(RequestError):
 
     code = "NOT_FOUND"
 
-    def __init__(self, name: str, version: int | None) -> None:
+    def __init__(self, name: str, version: int | None, why: RequestError) -> None:
+        """`why` is what CompletionService would say; its reason is kept."""
         wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        super().__init__(Reason.MODEL_NOT_FOUND, _cut(f"Servable not found for request: {wanted}"))
+        super().__init__(
+            why.reason,
+            _cut(f"Servable not found for request: {wanted}"),
+            metadata=why.metadata,
+            retry_after=why.retry_after,
+        )
 
 
 class VersionsNotFoundError(RequestError):
@@ -49,9 +55,9 @@ class NotServedError(RequestError):
         super().__init__(Reason.NOT_SERVED, message)
 
 
-def invalid(field: str, message: str) -> InvalidRequestError:
+def invalid(field: str, message: str, reason: Reason = Reason.INVALID_TENSOR) -> InvalidRequestError:
     """What the request says in `field` is wrong."""
-    return InvalidRequestError(Reason.INVALID_TENSOR, field, _cut(message))
+    return InvalidRequestError(reason, field, _cut(message))
 
 
 def missing(field: str, message: str) -> InvalidRequestError:

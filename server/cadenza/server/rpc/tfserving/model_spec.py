@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cadenza.server.errors import ModelLoadingError, ModelNotFoundError, VersionNotFoundError
+from cadenza.server.errors import ModelLoadingError, ModelNotFoundError, Reason, VersionNotFoundError
 from cadenza.server.models import ModelTable, ServedModel
 from cadenza.server.rpc.tfserving.errors import ServableNotFoundError, invalid, missing
 
@@ -25,7 +25,7 @@ def find_model(models: ModelTable, spec: Any) -> ServedModel:
     try:
         return models.resolve_version(spec.name, version, None)
     except (ModelNotFoundError, VersionNotFoundError, ModelLoadingError) as error:
-        raise ServableNotFoundError(spec.name, version) from error
+        raise ServableNotFoundError(spec.name, version, error) from error
 
 
 def _version(models: ModelTable, spec: Any) -> int | None:
@@ -37,7 +37,9 @@ def _version(models: ModelTable, spec: Any) -> int | None:
             labels = models.labels(spec.name)
             if spec.version_label not in labels:
                 raise invalid(
-                    "model_spec.version_label", f"Unrecognized servable version label: {spec.version_label}"
+                    "model_spec.version_label",
+                    f"Unrecognized servable version label: {spec.version_label}",
+                    Reason.VERSION_NOT_FOUND,
                 )
             return labels[spec.version_label]
         case _:

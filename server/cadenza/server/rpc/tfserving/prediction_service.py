@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cadenza.server.errors import Reason
 from cadenza.server.models import ModelTable, ServedModel
 from cadenza.server.rpc.call import current_call
 from cadenza.server.rpc.intake import Context, read_arrival
@@ -62,7 +63,8 @@ class PredictionServicer:
             )
         for field in request.metadata_field:
             if field != _SIGNATURE_DEF:
-                raise invalid("metadata_field", f"Metadata field {field} is not supported")
+                said = f"Metadata field {field} is not supported"
+                raise invalid("metadata_field", said, Reason.FIELD_OUT_OF_RANGE)
         model, signatures = await self._signatures.find(lambda: find_model(self._models, spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = model.name
