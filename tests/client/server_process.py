@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,23 +34,19 @@ class ServerProcess:
         )
         self.port = port
         self._http_port = 0
+        self._log: deque[str] = deque(maxlen=50)
         self._is_ready = threading.Event()
         threading.Thread(target=self._read_log, daemon=True).start()
 
     def wait_ready(self) -> None:
         if not self._is_ready.wait(60):
-            raise TimeoutError("the server is not ready after 60 s")
+            raise TimeoutError(f"the server is not ready after 60 s: {self._log}")
 
     def step(self, what: str = "step") -> None:
         """Lets one step end; with "go" all, and with "hold" no more."""
         assert self._popen.stdin is not None
         self._popen.stdin.write(what + "\n")
         self._popen.stdin.flush()
-
-    def kill(self) -> None:
-        """kill -9."""
-        self._popen.kill()
-        self._popen.wait(30)
 
     def terminate(self) -> None:
         """SIGTERM: it drains."""
@@ -68,7 +65,8 @@ class ServerProcess:
         """Requests that are with the server and not answered."""
         return self.metric("cadenza_num_requests_running") + self.metric("cadenza_num_requests_waiting")
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """kill -9."""
         self._popen.kill()
         with contextlib.suppress(BrokenPipeError):
             assert self._popen.stdin is not None
@@ -80,10 +78,11 @@ class ServerProcess:
         assert self._popen.stderr is not None
         with self._popen.stderr as log:
             for line in log:
-                event = json.loads(line)
-                if event["event"] == "listening":
+                self._log.append(line)
+                if '"listening"' in line:
+                    event = json.loads(line)
                     self.port, self._http_port = event["grpc_port"], event["http_port"]
-                if event["event"] == "ready":
+                if '"ready"' in line:
                     self._is_ready.set()
 
 
@@ -97,7 +96,7 @@ def server_processes(artifact: Path, count: int) -> Iterator[list[ServerProcess]
         yield servers
     finally:
         for server in servers:
-            server.close()
+            server.kill()
 
 
 def main() -> None:

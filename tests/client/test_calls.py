@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -276,7 +276,12 @@ async def test_the_client_id_of_the_client_or_of_the_call_is_sent_as_metadata(se
 
 
 def _public_signatures(cls: type) -> dict[str, list[inspect.Parameter]]:
-    methods = inspect.getmembers(cls, inspect.isfunction)
+    methods: list[tuple[str, Callable[..., Any]]] = list(inspect.getmembers(cls, inspect.isfunction))
+    methods += [
+        (name, member.fget)
+        for name, member in vars(cls).items()
+        if isinstance(member, property) and member.fget
+    ]
     return {
         name: list(inspect.signature(method).parameters.values())
         for name, method in methods

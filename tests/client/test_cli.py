@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
-from tests.client.scripted import ScriptedServer, out_of_range, piece
+from tests.client.scripted import ScriptedServer, error_info, out_of_range, piece, rich_status
 
 from cadenza.client.cli import main
 from cadenza.v1 import completion_pb2 as pb
@@ -179,6 +180,22 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(
         "",
         "cadenza: FIELD_OUT_OF_RANGE: parameters.temperature must be within 0 and 100; given: -1\n",
     )
+
+
+def test_a_failure_of_the_server_names_the_request(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.failure = rich_status(grpc.StatusCode.INTERNAL, "a step failed", error_info("ENGINE_FAILED"))
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "cadenza: ENGINE_FAILED: a step failed (request req-1)\n"
+
+
+def test_a_text_without_end_is_wrong_usage(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokens", "--file", "/dev/zero"]) == 2
+    assert "/dev/zero has more than 16,777,216 characters" in capsys.readouterr().err
+    assert server.requests == []
 
 
 def test_a_server_that_is_not_there_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,15 @@ import pytest
 from tests.client.server_process import ServerProcess, server_processes
 from tests.server.artifacts import write_artifact
 
-from cadenza.client import AsyncClient, AsyncStream, Completion, ConnectionFailed, QueueFull, Unavailable
+from cadenza.client import (
+    AsyncClient,
+    AsyncStream,
+    Completion,
+    ConnectionFailed,
+    DeadlineExceeded,
+    QueueFull,
+    Unavailable,
+)
 
 WAIT = 20
 ANSWERED = "cadenza_requests_finished_total"
@@ -54,6 +62,37 @@ async def test_requests_spread_evenly_over_three_servers(three: list[ServerProce
         counts = [server.metric(ANSWERED) - then for server, then in zip(three, before, strict=True)]
     assert sum(counts) == 300
     assert all(90 <= count <= 110 for count in counts), counts
+
+
+async def test_the_deadline_holds_in_the_queue_in_prefill_and_in_decode(three: list[ServerProcess]) -> None:
+    for server in three:
+        server.step("hold")
+    async with AsyncClient(target_of(three)) as client:
+        streams = [client.stream("a", max_tokens=9, timeout=3) for _ in range(15)]
+        reading = [asyncio.create_task(read(stream)) for stream in streams]
+        await asyncio.wait(reading, timeout=1)
+        for server in three:
+            for _ in range(3):
+                server.step()
+        shown = await asyncio.gather(*reading)
+        assert "" in shown
+        assert any(text and "abcdefghijk".find(text) == 1 for text in shown)
+        for server in three:
+            server.step("go")
+        async with asyncio.timeout(WAIT):
+            while any(server.requests() for server in three):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+
+
+async def read(stream: AsyncStream) -> str:
+    """What came before the deadline."""
+    pieces: list[str] = []
+    try:
+        async for text in stream.text():
+            pieces.append(text)  # noqa: PERF401 - they are wanted when the stream fails too
+    except DeadlineExceeded:
+        return "".join(pieces)
+    raise AssertionError("the deadline did not hold")
 
 
 async def test_a_killed_server_costs_no_call_that_has_no_token_yet_and_comes_back(

@@ -177,6 +177,13 @@ async def test_a_token_file_may_rotate(connect: Connect, server: ScriptedServer,
         await twin.call("complete", "x")
 
 
+async def test_a_token_file_that_is_no_such_thing_is_not_read_whole(
+    connect: Connect, server: ScriptedServer
+) -> None:
+    with pytest.raises(Unauthenticated, match="more than 8192 characters"):
+        await connect(server.target, token=Path("/dev/zero")).call("complete", "x")
+
+
 @pytest.mark.parametrize("variable", ["CADENZA_TOKEN", "CADENZA_TOKEN_FILE"])
 async def test_the_token_can_come_from_the_environment(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str

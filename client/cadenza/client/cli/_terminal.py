@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import TextIO
 
-from cadenza.client.errors import CadenzaError
+from cadenza.client.errors import CadenzaError, InternalError
 
 BOLD, DIM, RED = "1", "2", "31"
 
@@ -18,8 +18,9 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 def report(error: CadenzaError) -> None:
-    """One line on stderr: `cadenza: REASON: message`."""
-    line = f"cadenza: {error.reason}: {' '.join(error.message.split())}"
+    """One line on stderr: `cadenza: REASON: message`, with the id of a call in which the server failed."""
+    request = f" (request {error.request_id})" if isinstance(error, InternalError) else ""
+    line = f"cadenza: {error.reason}: {' '.join(error.message.split())}{request}"
     print(styled(line, RED, sys.stderr), file=sys.stderr)
 
 
