@@ -36,11 +36,12 @@ class ServerProcess:
         self._http_port = 0
         self._log: deque[str] = deque(maxlen=50)
         self._is_ready = threading.Event()
+        self._has_ended = False
         threading.Thread(target=self._read_log, daemon=True).start()
 
     def wait_ready(self) -> None:
-        if not self._is_ready.wait(60):
-            raise TimeoutError(f"the server is not ready after 60 s: {self._log}")
+        if not self._is_ready.wait(60) or self._has_ended:
+            raise RuntimeError(f"the server is not ready: {self._log}")
 
     def step(self, what: str = "step") -> None:
         """Lets one step end; with "go" all, and with "hold" no more."""
@@ -84,6 +85,8 @@ class ServerProcess:
                     self.port, self._http_port = event["grpc_port"], event["http_port"]
                 if '"ready"' in line:
                     self._is_ready.set()
+        self._has_ended = True
+        self._is_ready.set()
 
 
 @contextlib.contextmanager

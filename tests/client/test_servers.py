@@ -5,20 +5,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.client.certificates import Authority
 from tests.client.server_process import ServerProcess, server_processes
 from tests.server.artifacts import write_artifact
 
 from cadenza.client import (
     AsyncClient,
     AsyncStream,
+    Client,
     Completion,
     ConnectionFailed,
     DeadlineExceeded,
     QueueFull,
+    ServingStatus,
+    Tls,
+    Unauthenticated,
     Unavailable,
 )
 
 WAIT = 20
+TOKEN = "0123456789abcdef-of-the-team"
 ANSWERED = "cadenza_requests_finished_total"
 
 
@@ -198,3 +204,32 @@ async def completions_until_full(client: AsyncClient) -> list["asyncio.Task[Comp
             return taken
         taken.append(asked)
     raise AssertionError("the server took 20 requests")
+
+
+def test_client_and_server_agree_on_tls_and_tokens(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "pki")
+    pair, mine = authority.issue("localhost"), authority.issue("client")
+    (tmp_path / "tokens").write_text(f"team {TOKEN}\n")
+    (tmp_path / "token").write_text(TOKEN)
+    for name, value in {
+        "TLS_CERTIFICATE": pair.cert,
+        "TLS_KEY": pair.key,
+        "TLS_CLIENT_CA": authority.ca.cert,
+        "TOKEN_FILE": tmp_path / "tokens",
+    }.items():
+        monkeypatch.setenv(f"CADENZA_SERVER_{name}", str(value))
+    tls = Tls(ca_file=authority.ca.cert, cert_file=mine.cert, key_file=mine.key, server_name="localhost")
+    with server_processes(artifact, 1) as (server,):
+        target = f"127.0.0.1:{server.port}"
+        with Client(target, tls=tls, token=tmp_path / "token") as client:
+            client.wait_ready()
+            assert client.count_tokens("abc").prompt_tokens == 3
+        with Client(target, tls=tls) as client:
+            assert client.health() is ServingStatus.SERVING
+            with pytest.raises(Unauthenticated):
+                client.count_tokens("abc")
+        without = Tls(ca_file=authority.ca.cert, server_name="localhost")
+        with Client(target, tls=without, max_retries=0) as client, pytest.raises(ConnectionFailed):
+            client.health()
