@@ -18,8 +18,11 @@ BLOCKS, BLOCK_SIZE = 24, 4
 BUCKET = Bucket(rows=4, columns=8, blocks=8)
 DECODE = Bucket(rows=4, columns=1, blocks=8)
 TOKENS = np.random.default_rng(1).integers(0, 400, size=[2, 32]).tolist()
-BOUNDS = {"bfloat16": 0.015, "int8": 0.04}
-"""Root mean square of the logits' difference from float32, by that of the logits."""
+BOUNDS = {"bfloat16": 0.02, "int8": 0.05}
+"""Root mean square of the logits' difference from float32, by that of the logits.
+
+Float32 arithmetic on weights and factors rounded alike gives 0.0180 and 0.0448 for these random weights.
+"""
 ARTIFACTS = ["gguf_float32", "grouped_tied_int8", "separate_scaled_float32"]
 
 
@@ -195,7 +198,7 @@ def test_a_layer_is_in_the_graph_once_for_each_precision(gguf_float32: Exported)
 
     saved = saved_model_pb2.SavedModel.FromString((gguf_float32.artifact / "saved_model.pb").read_bytes())
     functions = [function.signature.name for function in saved.meta_graphs[0].graph_def.library.function]
-    assert len([name for name in functions if "_paged_layer" in name]) == 3
+    assert len([name for name in functions if "_advance_layer" in name]) == 3
 
 
 def test_the_manifest_tells_programs_and_axes(artifact: Path) -> None:

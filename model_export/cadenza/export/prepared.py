@@ -28,18 +28,17 @@ class PreparedWeights(tf.Module):
         }
         # One variable for the scales of all rows of all matrices: each variable costs an export memory.
         self._scales = _empty(f"{precision.value}_scales", tf.TensorShape([None]), tf.float32)
-        matrix = tf.TensorSpec([None, None])
-        self._quantise = tf.function(quantise, input_signature=[matrix], autograph=False)
 
     def fill(self) -> None:
         """Converts what is not shared, one after the other, so that intermediate values are of one weight."""
+        rounded = tf.function(quantise, input_signature=[tf.TensorSpec([None, None])], autograph=False)
         done: list[tf.Operation] = []
         scales = []
         for name, own in self._own.items():
             with tf.control_dependencies(done):
                 values = tf.convert_to_tensor(self._stored[name])
                 if name in self._rows:
-                    values, factors = self._quantise(tf.cast(values, tf.float32))
+                    values, factors = rounded(tf.cast(values, tf.float32))
                     scales.append(factors)
                 done = [own.assign(tf.cast(values, own.dtype), read_value=False)]
         if scales:

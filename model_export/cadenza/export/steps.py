@@ -42,8 +42,6 @@ class StepProgram(tf.Module):
             _empty_pool(config, f"{precision.value}_layer_{index:03d}_kv", number)
             for index in range(config.num_layers)
         ]
-        self._layer = tf.function(self._paged_layer, autograph=False)
-        self._copied = tf.function(paged.copy, autograph=False)
         scalar, vector = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
         matrix = tf.TensorSpec([None, None], tf.int32)
         rows = tf.TensorSpec([None, config.hidden_size])
@@ -71,8 +69,9 @@ class StepProgram(tf.Module):
 
     def _copy_blocks(self, sources: tf.Tensor, targets: tf.Tensor) -> None:
         """Copies blocks, all layers, keys and values; both int32 [K]. Padding copies scratch to scratch."""
+        copy = tf.function(paged.copy, autograph=False)
         for pool in self._pools:
-            pool.assign(self._copied(tf.convert_to_tensor(pool), sources, targets), read_value=False)
+            pool.assign(copy(tf.convert_to_tensor(pool), sources, targets), read_value=False)
 
     def _advance(
         self, token_ids: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor, block_tables: tf.Tensor
@@ -96,17 +95,18 @@ class StepProgram(tf.Module):
         placement = paged.place(first, starts, lengths, block_tables, columns, self._config.max_context)
         positions = tf.reshape(placement.positions, [-1])
         hidden = decoder.embed(weights, tf.reshape(token_ids, [-1]), positions)
+        advance_layer = tf.function(self._advance_layer, autograph=False)
         for layer, pool in zip(weights.layers, self._pools, strict=True):
-            hidden, written = self._layer(named(layer), tf.convert_to_tensor(pool), hidden, placement)
+            hidden, written = advance_layer(named(layer), tf.convert_to_tensor(pool), hidden, placement)
             pool.assign(written, read_value=False)
         normed = decoder.norm(self._config, weights.final_norm, hidden)
         every = tf.reshape(normed, [rows, columns, self._config.hidden_size])
         return tf.gather(every, tf.maximum(lengths - 1, 0), batch_dims=1), every
 
-    def _paged_layer(
+    def _advance_layer(
         self, weights: dict[str, Matrix], pool: tf.Tensor, hidden: tf.Tensor, placement: Placement
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One layer, once in the graph for all: hidden states [R * C, hidden_size] and pool to the same."""
+        """One layer, once in the graph for all: hidden states [R * C, hidden_size] and pool, to the same."""
         config = self._config
         layer = self._structure.layers[0].map(lambda name, _: weights[name])
         batch = tf.shape(placement.positions)[0]
