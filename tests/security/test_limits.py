@@ -47,6 +47,15 @@ async def test_a_message_of_more_than_twice_the_limit_is_not_even_received(
         await live.still_serves()
 
 
+async def test_what_a_message_unpacks_to_counts(artifact: Any, runner: Any) -> None:
+    async with live_server(artifact, runner, max_message_bytes=2048) as live:
+        for size in (3000, 1_000_000):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await live.stub.CreateCompletion(create("a" * size), compression=grpc.Compression.Gzip)
+            assert raised.value.code() == RESOURCE_EXHAUSTED
+        await live.still_serves()
+
+
 async def test_metadata_over_the_limit_are_refused(artifact: Any, runner: Any) -> None:
     async with live_server(artifact, runner, max_metadata_bytes=4096) as live:
         assert await status(live.channel, (("x-note", "n" * 3000),)) == grpc.StatusCode.OK
