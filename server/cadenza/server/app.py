@@ -24,6 +24,7 @@ from cadenza.server.http import HttpServer
 from cadenza.server.metrics import Metrics
 from cadenza.server.model_factory import ModelFactory
 from cadenza.server.models import ModelTable
+from cadenza.server.rpc.credentials import Credentials
 from cadenza.server.rpc.server import GrpcServer
 from cadenza.server.runner.loading import OnCompile, RunnerLoader, choose_loader
 from cadenza.server.sources import choose_source
@@ -98,7 +99,9 @@ class Server:
             limit=settings.watchdog_seconds,
             on_change=self._say_health,
         )
-        self._grpc = GrpcServer(self._models, self._metrics, clock, settings, self._fail)
+        self._grpc = GrpcServer(
+            self._models, self._metrics, clock, settings, Credentials(settings, self._metrics), self._fail
+        )
         self._http = HttpServer(self._registry, lambda: self._ready)
         self.engine_failed = asyncio.Event()
         """Set when an engine, or gRPC's own loop, has broken; what is left to do is to stop."""

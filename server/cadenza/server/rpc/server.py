@@ -39,17 +39,15 @@ class GrpcServer:
         metrics: Metrics,
         clock: Callable[[], float],
         settings: Settings,
+        credentials: Credentials,
         on_failure: Callable[[], None],
     ) -> None:
-        """`clock` is the engine's, in seconds. `on_failure` is called if the server ends without `stop`.
-
-        Raises CredentialError for certificates or tokens that cannot be used.
-        """
+        """`clock` is the engine's, in seconds. `on_failure` is called if the server ends without `stop`."""
         self._models = models
         self._clock = clock
         self._settings = settings
         self._on_failure = on_failure
-        self._credentials = Credentials(settings, metrics)
+        self._credentials = credentials
         limit, options = settings.max_message_bytes, channel_arguments(settings)
         self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self._credentials)
         self._server = tolerant_server([self._calls], options, self._calls.answer_unknown)
