@@ -23,7 +23,7 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(command)))
 class Terminal:
     """A command on a terminal: keys in, screen out."""
 
-    def __init__(self, *arguments: str, target: str, state: Path) -> None:
+    def __init__(self, *arguments: str, target: str, state: Path, no_colour: str = "1") -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, *arguments],
             stdin=subprocess.PIPE,
@@ -32,7 +32,7 @@ class Terminal:
                 **os.environ,
                 "CADENZA_TARGET": target,
                 "TERM": "dumb",
-                "NO_COLOR": "1",
+                "NO_COLOR": no_colour,
                 "XDG_STATE_HOME": str(state),
             },
         )
@@ -175,3 +175,23 @@ def test_an_interrupt_without_a_terminal_ends_in_exit_code_130(server: ScriptedS
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (130, b"")
+
+
+def test_a_command_that_lacks_its_text_does_not_wait_for_it_on_a_terminal(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    command = Terminal("complete", target=server.target, state=tmp_path)
+    command.see("cadenza: INVALID_OPTION: text: there is none")
+    assert command.process.wait(20) == 2
+    command.close()
+
+
+@pytest.mark.parametrize(("no_colour", "header"), [("", "\x1b[1mNAME"), ("1", "NAME")])
+def test_colours_appear_on_terminals_that_want_them(
+    server: ScriptedServer, tmp_path: Path, no_colour: str, header: str
+) -> None:
+    command = Terminal("models", target=server.target, state=tmp_path, no_colour=no_colour)
+    assert command.see("NAME").endswith(header)
+    command.see("tiny")
+    assert command.process.wait(20) == 0
+    command.close()

@@ -76,11 +76,6 @@ def test_with_grpcs_fork_support_a_client_used_before_a_fork_works_on_both_sides
     assert lines == [f"before {BOTH}", f"child {BOTH} {BOTH}", "exit 0", f"parent {BOTH}"]
 
 
-def test_an_async_client_closed_before_a_fork_leaves_both_sides_free(server: ScriptedServer) -> None:
-    lines = run_program(server, "print('before', ask_async())", "print('child', ask_async())", "0")
-    assert lines == [f"before {ONE}", f"child {ONE}", "exit 0", f"parent {BOTH}"]
-
-
 def test_threads_share_a_client(server: ScriptedServer) -> None:
     def ask(number: int) -> tuple[str, str]:
         stream = client.stream(str(number), request_id=f"stream-{number}")

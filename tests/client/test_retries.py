@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 from tests.client.scripted import ScriptedServer, draining, error_info, out_of_range, queue_full, rich_status
-from tests.client.twins import Twin
+from tests.client.twins import SyncTwin, Twin
 
 from cadenza.client import (
     AsyncClient,
@@ -20,6 +20,7 @@ from cadenza.client import (
     QueueFull,
     ResourceExhausted,
     Unavailable,
+    Unusable,
 )
 
 Connect = Callable[..., Twin]
@@ -149,4 +150,23 @@ async def test_cancel_ends_the_async_wait_for_the_next_try(
     async with asyncio.timeout(10):
         with pytest.raises(Cancelled):
             await reader
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["complete", "stream"])
+async def test_a_client_that_is_closed_between_two_tries_says_so(
+    server: ScriptedServer, connect: Connect, method: str
+) -> None:
+    server.failure = queue_full(0.2)
+    twin = connect(server.target)
+    with ThreadPoolExecutor() as pool:
+        if isinstance(twin, SyncTwin):
+            calling = asyncio.wrap_future(pool.submit(asyncio.run, twin.call(method, "x")))
+        else:
+            calling = asyncio.ensure_future(twin.call(method, "x"))
+        assert await asyncio.to_thread(server.refused.wait, 10)
+        await asyncio.sleep(0.05)  # the refusal is on its way
+        await twin.close()
+        with pytest.raises((Unusable, Cancelled)):
+            await calling
     assert len(server.requests) == 1

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -11,7 +12,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from cadenza.client._async_stream import AsyncStream, task_is_cancelled
-from cadenza.client._connection import AsyncConnection
+from cadenza.client._connection import AsyncConnection, AsyncStubs
 from cadenza.client._health import POLL_SECONDS, ReadyWait, status_from
 from cadenza.client._options import CallOptions, CompletionOptions
 from cadenza.client._prompt import Messages, Prompt, chat_from, prompt_from, prompt_or_chat_from
@@ -65,22 +66,22 @@ class AsyncClient:
     ) -> TokenCount:
         """Counts the tokens of text, token ids or messages, as the model would read them."""
         prepared = self._requests.count_tokens(prompt_or_chat_from(prompt), model, options)
-        return token_count_from(await self._call(self._connection.stubs().completions.CountTokens, prepared))
+        return token_count_from(await self._call(lambda stubs: stubs.completions.CountTokens, prepared))
 
     async def models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """The models that the server has loaded."""
         prepared = self._requests.of(pb.ListModelsRequest(), options)
-        return models_from(await self._call(self._connection.stubs().completions.ListModels, prepared))
+        return models_from(await self._call(lambda stubs: stubs.completions.ListModels, prepared))
 
     async def model(self, name: str | None = None, **options: Unpack[CallOptions]) -> Model:
         """The model of this name; the client's where none is given."""
         prepared = self._requests.model_named(name, options)
-        return model_from((await self._call(self._connection.stubs().completions.GetModel, prepared)).model)
+        return model_from((await self._call(lambda stubs: stubs.completions.GetModel, prepared)).model)
 
     async def health(self, service: str = "", **options: Unpack[CallOptions]) -> ServingStatus:
         """What grpc.health.v1 says of the server, or of one of its services."""
         prepared = self._requests.of(StringValue(value=service), options)
-        return status_from(await self._call(self._connection.stubs().check, prepared))
+        return status_from(await self._call(lambda stubs: stubs.check, prepared))
 
     async def wait_ready(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in Client
         """Waits until the server is there and SERVING; it need not have been started yet.
@@ -125,20 +126,21 @@ class AsyncClient:
 
     async def _create(self, prompt: pb.Prompt, options: CompletionOptions) -> Completion:
         prepared = self._requests.create(prompt, options)
-        method = self._connection.stubs().completions.CreateCompletion
-        return completion_from(await self._call(method, prepared))
+        return completion_from(await self._call(lambda stubs: stubs.completions.CreateCompletion, prepared))
 
     def _stream(self, prompt: pb.Prompt, options: CompletionOptions) -> AsyncStream:
         prepared = self._requests.stream(prompt, options)
-        return AsyncStream(self._connection.stubs().completions.StreamCompletion, prepared)
+        return AsyncStream(self._connection, prepared)
 
     async def _call(
-        self, method: "grpc.aio.UnaryUnaryMultiCallable[_RequestT, _ResponseT]", prepared: PreparedCall[Any]
+        self,
+        method: "Callable[[AsyncStubs], grpc.aio.UnaryUnaryMultiCallable[_RequestT, _ResponseT]]",
+        prepared: PreparedCall[Any],
     ) -> _ResponseT:
         attempts = Attempts(prepared)
         while True:
             try:
-                return await method(
+                return await method(self._connection.stubs())(
                     prepared.request, timeout=attempts.timeout(), metadata=prepared.metadata()
                 )
             except grpc.RpcError as error:

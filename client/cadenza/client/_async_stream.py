@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from cadenza.client._collect import completion_from_chunks
+from cadenza.client._connection import AsyncConnection
 from cadenza.client._requests import PreparedCall
 from cadenza.client._responses import chunk_from
 from cadenza.client._results import Completion, CompletionChunk, Timing, Usage
@@ -19,7 +20,6 @@ from cadenza.client.errors import CadenzaError
 from cadenza.v1 import completion_pb2 as pb
 
 if TYPE_CHECKING:
-    _Method = grpc.aio.UnaryStreamMultiCallable[pb.StreamCompletionRequest, pb.StreamCompletionResponse]
     _Call = grpc.aio.UnaryStreamCall[pb.StreamCompletionRequest, pb.StreamCompletionResponse]
 
 
@@ -29,8 +29,10 @@ class AsyncStream:
     An `async for` loop that ends early cancels the call, as does cancelling the task that reads.
     """
 
-    def __init__(self, method: "_Method", prepared: PreparedCall[pb.StreamCompletionRequest]) -> None:
-        self._method = method
+    def __init__(
+        self, connection: AsyncConnection, prepared: PreparedCall[pb.StreamCompletionRequest]
+    ) -> None:
+        self._connection = connection
         self._prepared = prepared
         self._attempts = Attempts(prepared)
         self._is_cancelled = asyncio.Event()
@@ -116,7 +118,7 @@ class AsyncStream:
 
     def _begin(self) -> None:
         prepared = self._prepared
-        self._call = self._method(
+        self._call = self._connection.stubs().completions.StreamCompletion(
             prepared.request, timeout=self._attempts.timeout(), metadata=prepared.metadata()
         )
         self._messages = aiter(self._call)

@@ -3,13 +3,14 @@
 import copy
 import os
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from cadenza.client._connection import Connection
+from cadenza.client._connection import Connection, Stubs
 from cadenza.client._health import POLL_SECONDS, ReadyWait, status_from
 from cadenza.client._options import CallOptions, CompletionOptions
 from cadenza.client._prompt import Messages, Prompt, chat_from, prompt_from, prompt_or_chat_from
@@ -67,22 +68,22 @@ class Client:
     ) -> TokenCount:
         """Counts the tokens of text, token ids or messages, as the model would read them."""
         prepared = self._requests.count_tokens(prompt_or_chat_from(prompt), model, options)
-        return token_count_from(self._call(self._connection.stubs().completions.CountTokens, prepared))
+        return token_count_from(self._call(lambda stubs: stubs.completions.CountTokens, prepared))
 
     def models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """The models that the server has loaded."""
         prepared = self._requests.of(pb.ListModelsRequest(), options)
-        return models_from(self._call(self._connection.stubs().completions.ListModels, prepared))
+        return models_from(self._call(lambda stubs: stubs.completions.ListModels, prepared))
 
     def model(self, name: str | None = None, **options: Unpack[CallOptions]) -> Model:
         """The model of this name; the client's where none is given."""
         prepared = self._requests.model_named(name, options)
-        return model_from(self._call(self._connection.stubs().completions.GetModel, prepared).model)
+        return model_from(self._call(lambda stubs: stubs.completions.GetModel, prepared).model)
 
     def health(self, service: str = "", **options: Unpack[CallOptions]) -> ServingStatus:
         """What grpc.health.v1 says of the server, or of one of its services."""
         prepared = self._requests.of(StringValue(value=service), options)
-        return status_from(self._call(self._connection.stubs().check, prepared))
+        return status_from(self._call(lambda stubs: stubs.check, prepared))
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Waits until the server is there and SERVING; it need not have been started yet.
@@ -127,18 +128,22 @@ class Client:
 
     def _create(self, prompt: pb.Prompt, options: CompletionOptions) -> Completion:
         prepared = self._requests.create(prompt, options)
-        return completion_from(self._call(self._connection.stubs().completions.CreateCompletion, prepared))
+        return completion_from(self._call(lambda stubs: stubs.completions.CreateCompletion, prepared))
 
     def _stream(self, prompt: pb.Prompt, options: CompletionOptions) -> Stream:
         prepared = self._requests.stream(prompt, options)
-        return Stream(self._connection.stubs().completions.StreamCompletion, prepared)
+        return Stream(self._connection, prepared)
 
     def _call(
-        self, method: "grpc.UnaryUnaryMultiCallable[_RequestT, _ResponseT]", prepared: PreparedCall[Any]
+        self,
+        method: "Callable[[Stubs], grpc.UnaryUnaryMultiCallable[_RequestT, _ResponseT]]",
+        prepared: PreparedCall[Any],
     ) -> _ResponseT:
         attempts = Attempts(prepared)
         while True:
             try:
-                return method(prepared.request, timeout=attempts.timeout(), metadata=prepared.metadata())
+                return method(self._connection.stubs())(
+                    prepared.request, timeout=attempts.timeout(), metadata=prepared.metadata()
+                )
             except grpc.RpcError as error:
                 time.sleep(attempts.pause_after(error))

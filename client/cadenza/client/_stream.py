@@ -3,20 +3,18 @@
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import grpc
 
 from cadenza.client._collect import completion_from_chunks
+from cadenza.client._connection import Connection
 from cadenza.client._requests import PreparedCall
 from cadenza.client._responses import chunk_from
 from cadenza.client._results import Completion, CompletionChunk, Timing, Usage
 from cadenza.client._retry import Attempts
 from cadenza.client._status import cancelled_here, error_from_rpc
 from cadenza.v1 import completion_pb2 as pb
-
-if TYPE_CHECKING:
-    _Method = grpc.UnaryStreamMultiCallable[pb.StreamCompletionRequest, pb.StreamCompletionResponse]
 
 
 class _Call(Protocol):
@@ -35,8 +33,8 @@ class Stream:
     reads a stream at a time.
     """
 
-    def __init__(self, method: "_Method", prepared: PreparedCall[pb.StreamCompletionRequest]) -> None:
-        self._method = method
+    def __init__(self, connection: Connection, prepared: PreparedCall[pb.StreamCompletionRequest]) -> None:
+        self._connection = connection
         self._prepared = prepared
         self._attempts = Attempts(prepared)
         self._is_cancelled = threading.Event()
@@ -111,7 +109,9 @@ class Stream:
 
     def _begun(self) -> _Call:
         prepared = self._prepared
-        return self._method(prepared.request, timeout=self._attempts.timeout(), metadata=prepared.metadata())
+        return self._connection.stubs().completions.StreamCompletion(
+            prepared.request, timeout=self._attempts.timeout(), metadata=prepared.metadata()
+        )
 
     def _begin_again(self, error: grpc.RpcError) -> None:
         """Another try, after a pause. Raises the call's CadenzaError where there is none."""
