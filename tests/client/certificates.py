@@ -1,10 +1,17 @@
-"""Certificates made by openssl for one test run: an authority, a server's, a client's, and bad ones."""
+"""Certificates made for one test run: an authority, a server's, a client's, and bad ones."""
 
 import dataclasses
-import subprocess
+import datetime as dt
 from pathlib import Path
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+DAY = dt.timedelta(days=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,26 +31,18 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self.ca = Pair(folder / "ca.pem", folder / "ca.key")
-        _openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", "/CN=authority", "-keyout", self.ca.key, "-out", self.ca.cert,
-        )  # fmt: skip
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("authority")
+        builder = _builder(self._name, self._name, self._key)
+        own = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.ca = self._written("ca", own, self._key)
 
     def issue(self, name: str, *, expired: bool = False) -> Pair:
         """A certificate for this DNS name."""
-        pair = Pair(self._folder / f"{name}-{expired}.pem", self._folder / f"{name}-{expired}.key")
-        request, extensions = pair.cert.with_suffix(".csr"), pair.cert.with_suffix(".ext")
-        extensions.write_text(f"subjectAltName=DNS:{name}\n")
-        _openssl(
-            "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request,
-        )  # fmt: skip
-        _openssl(
-            "x509", "-req", "-in", request, "-CA", self.ca.cert, "-CAkey", self.ca.key, "-CAcreateserial",
-            "-days", "-1" if expired else "2", "-extfile", extensions, "-out", pair.cert,
-        )  # fmt: skip
-        return pair
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(_name(name), self._name, key, days=(-2, -1) if expired else (-1, 2))
+        names = x509.SubjectAlternativeName([x509.DNSName(name)])
+        return self._written(f"{name}-{expired}", builder.add_extension(names, critical=False), key)
 
     def server_credentials(self, pair: Pair, *, mutual: bool = False) -> grpc.ServerCredentials:
         """What a server listens with; `mutual` wants a certificate of this authority from clients too."""
@@ -53,6 +52,31 @@ class Authority:
             require_client_auth=mutual,
         )
 
+    def _written(self, name: str, builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> Pair:
+        pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        pair.cert.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return pair
 
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    days: tuple[int, int] = (-1, 2),
+) -> x509.CertificateBuilder:
+    """Valid between these days from now."""
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + days[0] * DAY)
+        .not_valid_after(now + days[1] * DAY)
+    )
