@@ -1,5 +1,6 @@
 """How tests secure a live server, and call it with or without what it asks for."""
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -90,9 +91,21 @@ async def refusal(channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ..
     raise AssertionError("the call was served")
 
 
-def calls(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of captured log lines those of calls."""
-    return [line for line in lines if line["event"] == "call"]
+async def clients_logged(lines: Sequence[Mapping[str, Any]], number: int) -> list[Any]:
+    """Who asked, by the captured log lines of so many calls; a line comes after the answer."""
+    return [line.get("client") for line in await calls_logged(lines, number)]
+
+
+async def calls_logged(lines: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
+    """The captured log lines of so many calls, the SDK's health watches aside."""
+
+    def found() -> list[Mapping[str, Any]]:
+        return [line for line in lines if line["event"] == "call" and line["method"] != "Watch"]
+
+    async with asyncio.timeout(10):
+        while len(found()) < number:  # noqa: ASYNC110 the log tells nobody
+            await asyncio.sleep(0)
+    return found()
 
 
 def reloads(kind: str, result: str) -> str:

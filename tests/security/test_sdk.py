@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 from tests.client.certificates import Authority, Pair
-from tests.security.secured import ALICE, Installed, calls, reloads, replace
+from tests.security.secured import ALICE, Installed, clients_logged, reloads, replace
 from tests.server.live import Live, live_server
 from tests.server.scripted_runner import ScriptedRunner
 
@@ -79,7 +79,7 @@ async def test_a_client_outlives_the_rotation_of_tokens_and_certificates(
             await secured.until(reloads("tokens", "loaded"), 2)
             await secured.until(reloads("certificate", "loaded"), 1)
             assert (await client.complete("a", max_tokens=3)).text == "bcd"
-    assert [line["client"] for line in calls(lines) if "client" in line] == ["alice", "bob", "bob"]
+            assert await clients_logged(lines, 3) == ["alice", "bob", "bob"]
 
 
 async def test_the_sdk_says_what_the_server_asks_for(

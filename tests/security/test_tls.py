@@ -10,7 +10,7 @@ import pytest
 import structlog
 from cryptography import x509
 from tests.client.certificates import Authority, Pair
-from tests.security.secured import Installed, calls, reloads, secure_channel, status, text
+from tests.security.secured import Installed, clients_logged, reloads, secure_channel, status, text
 from tests.server.live import Live, live_server, rest, settings, stream
 from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
@@ -75,7 +75,7 @@ async def test_the_certificates_name_is_the_client_whatever_the_metadata_claim(
     ):
         with structlog.testing.capture_logs() as lines:
             await text(channel, (("cadenza-client-id", "somebody-else"),))
-    assert [line["client"] for line in calls(lines)] == ["client.example"]
+            assert await clients_logged(lines, 1) == ["client.example"]
 
 
 async def test_a_renewed_certificate_is_shown_to_new_connections_and_old_ones_go_on(
