@@ -3,7 +3,7 @@
 Sums are float32 whatever the factors are.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -19,7 +19,7 @@ class Quantised(NamedTuple):
     """float32 [outputs]."""
 
 
-Matrix = tf.Tensor | Quantised
+Matrix: TypeAlias = tf.Tensor | Quantised
 """[outputs, inputs]: float32, bfloat16 or quantised."""
 
 
