@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
-from cadenza.server.http import HttpServer
+from cadenza.server.http import Calls, HttpServer, OpenAiApi, http_app
 from cadenza.server.metrics import Metrics
 from cadenza.server.model_factory import ModelFactory
 from cadenza.server.models import ModelTable
@@ -75,7 +75,8 @@ class Server:
         """
         self._settings = settings
         self._registry = CollectorRegistry()
-        self._metrics = Metrics(self._registry, server_version=importlib.metadata.version("cadenza"))
+        version = importlib.metadata.version("cadenza")
+        self._metrics = Metrics(self._registry, server_version=version)
         self._models = ModelTable(settings.version_labels)
         self._open = False
         """Loaded, and neither draining nor broken."""
@@ -102,7 +103,8 @@ class Server:
         self._grpc = GrpcServer(
             self._models, self._metrics, clock, settings, Credentials(settings, self._metrics), self._fail
         )
-        self._http = HttpServer(self._registry, lambda: self._ready)
+        api = self._openai_api(version, clock) if settings.serves_openai else None
+        self._http = HttpServer(http_app(self._registry, lambda: self._ready, api, settings.allowed_origin))
         self.engine_failed = asyncio.Event()
         """Set when an engine, or gRPC's own loop, has broken; what is left to do is to stop."""
 
@@ -159,6 +161,11 @@ class Server:
 
     async def _say_health(self) -> None:
         await self._grpc.set_serving(self._ready)
+
+    def _openai_api(self, version: str, clock: Callable[[], float]) -> OpenAiApi:
+        limit = self._settings.max_message_bytes
+        calls = Calls(self._metrics, clock, self._grpc.credentials, max_body_bytes=limit)
+        return OpenAiApi(self._models, calls, version)
 
     def _fail(self) -> None:
         self._open = False

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     host: str = Field("::", description="address to listen on; :: is every address, IPv4 and IPv6")
     port: int = Field(8500, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     http_port: int = Field(
-        8501, ge=0, le=65535, description="port of /metrics, /healthz, /readyz; 0 picks one"
+        8501, ge=0, le=65535, description="port of OpenAI's API, /metrics, /healthz, /readyz; 0 picks one"
     )
     health_port: int | None = Field(
         None,
@@ -87,6 +87,16 @@ class Settings(BaseSettings):
         "auto",
         description="answer TensorFlow Serving's API on the gRPC port: on, off, or auto: where "
         "tensorflow-serving-api is installed",
+    )
+    openai: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="answer OpenAI's API on the HTTP port, which has no TLS: on, off, or auto: where "
+        "there is no --tls-certificate",
+    )
+    allowed_origin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="URL of pages whose scripts may call the HTTP port from browsers, or *; may be repeated "
+        "(environment: comma-separated)",
     )
     device: Literal["auto", "cpu", "gpu", "tpu"] = Field(
         "auto", description="auto (the best that is there), cpu, gpu or tpu"
@@ -171,7 +181,8 @@ class Settings(BaseSettings):
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
     )
     load_only: bool = Field(
-        False, description="load the models, which fills --cache-dir, and exit; for images and init containers"
+        False,
+        description="load the models, which fills --cache-dir, and exit; for images and init containers",
     )
     log_format: Literal["json", "human"] = Field(
         default_factory=lambda: "human" if sys.stderr.isatty() else "json",
@@ -179,7 +190,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 
-    @field_validator("model", "client_weight", "pin", "version_label", mode="before")
+    @field_validator("model", "client_weight", "pin", "version_label", "allowed_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
@@ -237,6 +248,13 @@ class Settings(BaseSettings):
                 "must hold more tokens than sequences: prompts go on while all of them generate"
             )
         return self
+
+    @property
+    def serves_openai(self) -> bool:
+        """Whether OpenAI's API is answered."""
+        if self.openai == "auto":
+            return self.tls_certificate is None
+        return self.openai == "on"
 
     @property
     def client_weights(self) -> dict[str, float]:
@@ -302,7 +320,7 @@ def _parse_label(text: str) -> tuple[tuple[str, str], int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cadenza-server",
-        description="Serves exported models: completions over gRPC, metrics and probes over HTTP.",
+        description="Serves exported models: completions over gRPC and HTTP, metrics and probes over HTTP.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -342,6 +360,8 @@ _METAVARS = {
     "token_file": "FILE",
     "credentials_poll_seconds": "SECONDS",
     "tensorflow_serving": "WHEN",
+    "openai": "WHEN",
+    "allowed_origin": "URL",
     "device": "DEVICE",
     "runner": "RUNNER",
     "precision": "PRECISION",

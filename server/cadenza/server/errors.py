@@ -19,7 +19,8 @@ ServerError
     ├── DeadlineUnreachableError       DEADLINE_EXCEEDED
     ├── EngineFailedError              INTERNAL
     ├── StepFailedError                INTERNAL
-    └── LogitsNotFiniteError           INTERNAL
+    ├── LogitsNotFiniteError           INTERNAL
+    └── UnexpectedError                INTERNAL
 
 `docs/errors.md` is the table for users.
 """
@@ -37,6 +38,8 @@ class Reason(enum.StrEnum):
     FIELD_OUT_OF_RANGE = "FIELD_OUT_OF_RANGE"
     EMPTY_PROMPT = "EMPTY_PROMPT"
     MISSING_FIELD = "MISSING_FIELD"
+    UNKNOWN_FIELD = "UNKNOWN_FIELD"
+    UNSUPPORTED_FIELD = "UNSUPPORTED_FIELD"
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     INVALID_TOKEN_ID = "INVALID_TOKEN_ID"  # noqa: S105
     TOO_MANY_STOPS = "TOO_MANY_STOPS"
@@ -287,6 +290,19 @@ class LogitsNotFiniteError(RequestError):
             Reason.LOGITS_NOT_FINITE,
             "the model's values for this request are not finite numbers, so no token can be chosen; "
             f"change the prompt or the penalties, and see the server's log for request {request_id}",
+            metadata={"request_id": request_id},
+        )
+
+
+class UnexpectedError(RequestError):
+    """A bug of ours; the trace is in the log."""
+
+    code = "INTERNAL"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            Reason.INTERNAL,
+            f"the server failed to answer; report this with the server's log of request {request_id}",
             metadata={"request_id": request_id},
         )
 

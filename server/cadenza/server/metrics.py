@@ -232,6 +232,9 @@ class Metrics:
             "result",
         )
         rpc = ("grpc_type", "grpc_service", "grpc_method")
+        self.http_requests = counter(
+            "cadenza_http_requests_total", "Calls of OpenAI's API, by path and status.", "path", "code"
+        )
         self.rpc_started = counter("grpc_server_started_total", "Calls begun.", *rpc)
         self.rpc_handled = counter("grpc_server_handled_total", "Calls ended, by code.", *rpc, "grpc_code")
 

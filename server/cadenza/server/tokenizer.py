@@ -71,9 +71,10 @@ class Tokenizer:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The tokens' text: special tokens as the vocabulary writes them, U+FFFD for what is no text."""
-        return b"".join(map(self._written, token_ids)).decode(errors="replace")
+        return b"".join(map(self.written, token_ids)).decode(errors="replace")
 
-    def _written(self, token_id: int) -> bytes:
+    def written(self, token_id: int) -> bytes:
+        """The token's bytes: of special tokens as the vocabulary writes them."""
         return self.token_bytes[token_id] or (self.token(token_id) or "").encode()
 
     def token(self, token_id: int) -> str | None:

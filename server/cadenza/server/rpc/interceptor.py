@@ -14,9 +14,9 @@ import structlog
 from cadenza.server.errors import (
     DeadlineExceededError,
     MethodNotFoundError,
-    Reason,
     RequestError,
     UnauthenticatedError,
+    UnexpectedError,
 )
 from cadenza.server.metrics import Metrics
 from cadenza.server.rpc.behaviours import Behaviour, Handler, Unfit, method_of, raising, tolerant
@@ -32,19 +32,6 @@ _OPEN = "/grpc.health.v1.Health/"
 
 _admitted: contextvars.ContextVar[str | None] = contextvars.ContextVar("_admitted", default=None)
 """The name of the token that the call being answered has shown."""
-
-
-class _InternalError(RequestError):
-    """A bug of ours; the trace is in the log."""
-
-    code = "INTERNAL"
-
-    def __init__(self, request_id: str) -> None:
-        super().__init__(
-            Reason.INTERNAL,
-            f"the server failed to answer; report this with the server's log of request {request_id}",
-            metadata={"request_id": request_id},
-        )
 
 
 class Callers(Protocol):
@@ -196,7 +183,7 @@ async def _or_error(behaviour: Behaviour, request: Any, context: Context, call: 
         if _deadline_passed(context):
             return DeadlineExceededError()
         _log.exception("call_failed", exc_info=error)
-        return _InternalError(call.request_id)
+        return UnexpectedError(call.request_id)
 
 
 def _deadline_passed(context: Context) -> bool:

@@ -20,7 +20,7 @@ _INT32_MAX = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Range:
+class Range:
     """The values a field may have; `low` itself only where it is not open."""
 
     low: float
@@ -37,23 +37,30 @@ class _Range:
         return f"{'above' if self.low_is_open else 'from'} {self.low:g} to {self.high:g}"
 
 
-_RANGES = {
-    "temperature": _Range(0, 100, 1, advice="; 0 is greedy"),
-    "top_k": _Range(0, _INT32_MAX, advice="; 0 keeps all tokens"),
-    "top_p": _Range(0, 1, 1, low_is_open=True, advice="; 1 keeps all tokens"),
-    "min_p": _Range(0, 1, advice="; 0 keeps all tokens"),
-    "logprobs": _Range(0, MAX_LOGPROBS, advice="; 0 gives the chosen token's alone"),
-    "repetition_penalty": _Range(0.1, 10, 1, advice="; 1 changes nothing"),
-    "presence_penalty": _Range(-2, 2, advice="; 0 changes nothing"),
-    "frequency_penalty": _Range(-2, 2, advice="; 0 changes nothing"),
-    "priority": _Range(-100, 100, advice="; higher goes first"),
+RANGES = {
+    "temperature": Range(0, 100, 1, advice="; 0 is greedy"),
+    "top_k": Range(0, _INT32_MAX, advice="; 0 keeps all tokens"),
+    "top_p": Range(0, 1, 1, low_is_open=True, advice="; 1 keeps all tokens"),
+    "min_p": Range(0, 1, advice="; 0 keeps all tokens"),
+    "logprobs": Range(0, MAX_LOGPROBS, advice="; 0 gives the chosen token's alone"),
+    "repetition_penalty": Range(0.1, 10, 1, advice="; 1 changes nothing"),
+    "presence_penalty": Range(-2, 2, advice="; 0 changes nothing"),
+    "frequency_penalty": Range(-2, 2, advice="; 0 changes nothing"),
+    "priority": Range(-100, 100, advice="; higher goes first"),
 }
-_LOGIT_BIAS = _Range(-100, 100)
+LOGIT_BIAS = Range(-100, 100)
 
 
 def read_priority(parameters: pb.CompletionParameters) -> int:
     """What decides about a place in the queue, before all else is read. Raises InvalidRequestError."""
     return int(_number(parameters, "priority"))
+
+
+def check_range(field: str, value: float) -> None:
+    """Raises InvalidRequestError where a field of RANGES may not have the value."""
+    allowed = RANGES[field]
+    if value not in allowed:
+        raise _out_of_range(field, f"{value:g}", str(allowed), allowed.advice)
 
 
 def read_request(
@@ -100,12 +107,10 @@ def _sampling(parameters: pb.CompletionParameters, model: ServedModel) -> Sampli
 
 
 def _number(parameters: pb.CompletionParameters, field: str) -> float:
-    allowed = _RANGES[field]
     if not parameters.HasField(field):  # type: ignore[arg-type]
-        return allowed.default
+        return RANGES[field].default
     value: float = getattr(parameters, field)
-    if value not in allowed:
-        raise _out_of_range(field, f"{value:g}", str(allowed), allowed.advice)
+    check_range(field, value)
     return value
 
 
@@ -133,8 +138,8 @@ def _logit_bias(parameters: pb.CompletionParameters, model: ServedModel) -> tupl
         raise _out_of_range("logit_bias", f"{len(biases)} entries long", f"at most {MAX_LOGIT_BIAS} entries")
     for token_id, bias in biases:
         check_token_id(token_id, f"parameters.logit_bias[{token_id}]", model)
-        if bias not in _LOGIT_BIAS:
-            raise _out_of_range(f"logit_bias[{token_id}]", f"{bias:g}", str(_LOGIT_BIAS))
+        if bias not in LOGIT_BIAS:
+            raise _out_of_range(f"logit_bias[{token_id}]", f"{bias:g}", str(LOGIT_BIAS))
     return tuple(biases)
 
 

@@ -1,7 +1,7 @@
 """One request's answer as wire messages."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -29,6 +29,17 @@ class Echo:
     def text(self, tokenizer: Tokenizer) -> str:
         """What every choice begins with."""
         return tokenizer.decode(self.prompt_token_ids[self.has_bos :])
+
+
+def summary(finished: Sequence[Finished], reasons: Iterable[FinishReason]) -> dict[str, object]:
+    """What the log says of a call that these requests answered, their choices ended for these reasons."""
+    return {
+        "prompt_tokens": sum(one.prompt_tokens for one in finished),
+        "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in finished),
+        "completion_tokens": sum(one.completion_tokens for one in finished),
+        "finish_reason": ",".join(reason.value for reason in reasons),
+        "time_to_first_token": round(min(one.timing.first_token - one.timing.arrival for one in finished), 6),
+    }
 
 
 class Reply:
@@ -71,15 +82,7 @@ class Reply:
             return
         message.usage.CopyFrom(_usage(part.finished))
         message.timing.CopyFrom(_timing(part.finished.timing))
-        reasons = [reason.value for _, reason in sorted(self._finish_reasons.items())]
-        timing = part.finished.timing
-        self.log = {
-            "prompt_tokens": part.finished.prompt_tokens,
-            "cached_prompt_tokens": part.finished.cached_prompt_tokens,
-            "completion_tokens": part.finished.completion_tokens,
-            "finish_reason": ",".join(reasons),
-            "time_to_first_token": round(timing.first_token - timing.arrival, 6),
-        }
+        self.log = summary([part.finished], [reason for _, reason in sorted(self._finish_reasons.items())])
 
     def _choices(self, part: Part) -> Iterator[pb.Choice]:
         for progress in part.choices:

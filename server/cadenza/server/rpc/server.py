@@ -47,9 +47,9 @@ class GrpcServer:
         self._clock = clock
         self._settings = settings
         self._on_failure = on_failure
-        self._credentials = credentials
+        self.credentials = credentials
         limit, options = settings.max_message_bytes, channel_arguments(settings)
-        self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self._credentials)
+        self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self.credentials)
         self._server = tolerant_server([self._calls], options, self._calls.answer_unknown)
         # With an interceptor of its own: it remembers the methods of its server, and lets everyone call.
         probes = CallInterceptor(metrics, clock, max_message_bytes=limit)
@@ -67,10 +67,10 @@ class GrpcServer:
         """
         self._add_services()
         await self.set_serving(False)
-        true_port = _listen(self._server, host, port, self._credentials.tls, "--port")
+        true_port = _listen(self._server, host, port, self.credentials.tls, "--port")
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_end())
-        self._credentials.start()
+        self.credentials.start()
         return true_port
 
     async def start_probes(self, host: str, port: int) -> int:
@@ -98,7 +98,7 @@ class GrpcServer:
         await asyncio.gather(
             self._server.stop(_LAST_BYTES_SECONDS), self._probe_server.stop(_LAST_BYTES_SECONDS)
         )
-        await self._credentials.stop()
+        await self.credentials.stop()
 
     async def _watch_end(self) -> None:
         """grpc ends by itself where its loop has broken, and says so in the log."""

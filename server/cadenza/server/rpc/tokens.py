@@ -46,14 +46,14 @@ class TokenTable:
         if not values:
             raise UnauthenticatedError(
                 Reason.TOKEN_MISSING,
-                "this server asks every call but health for a bearer token: send the metadata "
-                f"'{AUTHORIZATION_KEY}: Bearer TOKEN'",
+                "this server asks every call but health for a bearer token: send the metadata (over HTTP the "
+                f"header) '{AUTHORIZATION_KEY}: Bearer TOKEN'",
             )
         name = self.name_of(_token_in(values[0])) if len(values) == 1 else None
         if name is None:
             raise UnauthenticatedError(
                 Reason.TOKEN_INVALID,
-                f"the metadata's {AUTHORIZATION_KEY} is not 'Bearer TOKEN' with a token that is valid here; "
+                f"the call's {AUTHORIZATION_KEY} is not 'Bearer TOKEN' with a token that is valid here; "
                 "it may have been withdrawn: use a current one",
             )
         return name

@@ -1,54 +1,32 @@
-"""The HTTP port, for operators: /metrics for Prometheus, /healthz and /readyz for probes.
-
-Runs in the server's own loop, so what it reads needs no lock.
-"""
+"""The HTTP port. It runs in the server's own loop, so what it reads needs no lock."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import uvicorn
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from cadenza.server.errors import StartupError
 
-_SHUTDOWN_SECONDS = 1
-
-
-def http_app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Starlette:
-    """The three pages. /healthz is 200 while the process lives; /readyz is 200 when `is_ready`, else 503."""
-
-    async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
-
-    async def healthz(_: Request) -> Response:
-        return PlainTextResponse("alive\n")
-
-    async def readyz(_: Request) -> Response:
-        return PlainTextResponse("ready\n") if is_ready() else PlainTextResponse("not ready\n", 503)
-
-    return Starlette(
-        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
-    )
+_SHUTDOWN_SECONDS = 5
+"""How long clients may take to read the ends of their answers."""
 
 
 class HttpServer:
-    """Serves `http_app` until it is stopped."""
+    """Serves an application until it is stopped."""
 
-    def __init__(self, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
-            http_app(registry, is_ready),
+            app,
+            http="httptools",
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         self._server = _Uvicorn(config)
@@ -62,7 +40,7 @@ class HttpServer:
         return true_port
 
     async def stop(self) -> None:
-        """Closes the port; a request being answered gets a second to end."""
+        """Closes the port; requests being answered get some seconds to end."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
