@@ -1,6 +1,7 @@
 """Peers that do not speak as gRPC's libraries do: the server answers or drops them, and goes on."""
 
 import asyncio
+import itertools
 import struct
 from pathlib import Path
 
@@ -38,9 +39,18 @@ async def test_such_a_name_is_answered_without_a_token_as_any_other(
         assert await text(live.channel, bearer(ALICE)) == "bcd"
 
 
-@pytest.mark.parametrize("value", [b"\xff\xfe", b"\xed\xa0\x80", b"\x01"])
-@pytest.mark.parametrize("key", [b"x-request-id", b"cadenza-client-id", b"grpc-timeout", b"user-agent"])
-async def test_metadata_that_are_no_text_harm_nobody(live: Live, key: bytes, value: bytes) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *itertools.product(
+            (b"x-request-id", b"cadenza-client-id", b"user-agent"), (b"\xff\xfe", b"\xed\xa0\x80", b"\x01")
+        ),
+        *((b"grpc-timeout", value) for value in (b"\xff", b"99999999H", b"0n", b"-1S", b"1X")),
+        *((b"grpc-encoding", value) for value in (b"\xff", b"nosuch", b"gzip")),
+        (b"k-bin", b"!!!"),
+    ],
+)
+async def test_metadata_that_no_library_sends_harm_nobody(live: Live, key: bytes, value: bytes) -> None:
     await _call(live, METHOD, ((key, value),))
     await live.still_serves()
 
