@@ -30,7 +30,8 @@ from tests.bench.workload import NEW_TOKENS, PROMPT_TOKENS, SEED, prompts
 STREAMS = 32
 FLAGS = (
     "--runner", "tensorflow", "--device", "cpu", "--precision", "float32",
-    "--max-sequences", str(STREAMS), "--kv-cache-gib", "0.5",
+    "--max-sequences", str(STREAMS), "--kv-cache-gib", "0.2",
+    "--max-step-tokens", "128", "--mixed-prefill-tokens", "128",
 )  # fmt: skip
 READY_SECONDS = 1200.0
 PYTHON = CACHE / "parity-venv" / "bin" / "python"
