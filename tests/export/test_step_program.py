@@ -12,6 +12,10 @@ from google.protobuf import json_format
 from tests.export.conftest import Exported
 from tests.export.step_driver import Bucket, Chunk, Float32, StepDriver, step_logits
 
+from cadenza.export import decoder
+from cadenza.export.exporter import open_source
+from cadenza.export.model import Precision
+from cadenza.export.steps import StepProgram
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 BLOCKS, BLOCK_SIZE = 24, 4
@@ -183,6 +187,21 @@ def test_released_weights_take_no_memory_and_are_not_missed(gguf_float32: Export
 def test_a_program_with_the_files_number_format_has_no_weights_of_its_own(steps: Any) -> None:
     steps.float32.prepare()
     assert not dict(steps.float32._weights._own)
+
+
+def test_weights_stored_as_bfloat16_are_widened_for_float32_and_shared_by_bfloat16(
+    gguf_float32: Exported,
+) -> None:
+    opened = open_source(gguf_float32.source)
+    config, load = opened.blueprint.config, opened.blueprint.load
+    weights = opened.blueprint.weights.map(
+        lambda name, parts: tf.Variable(tf.cast(load(parts, opened.source), tf.bfloat16), name=name)
+    )
+    driver = StepDriver(StepProgram(config, weights, Precision.FLOAT32), BLOCKS, BLOCK_SIZE)
+    expected = decoder.logits(config, weights, tf.constant(TOKENS[:1], tf.int32))[0].numpy()
+    assert_close(step_logits(driver, BUCKET)(TOKENS[0]), expected)
+    shared = StepProgram(config, weights, Precision.BFLOAT16)
+    assert {variable.shape.rank for variable in shared._weights._own.values()} == {1}
 
 
 def test_steps_of_a_program_that_was_not_prepared_are_refused(gguf_float32: Exported) -> None:
