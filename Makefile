@@ -52,6 +52,9 @@ parity: models ## compare with transformers (PyTorch) and long texts, in an envi
 lock: $(INSTALLED) ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --generate-hashes --no-header --output-file requirements.lock --quiet
+	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile pyproject.toml - --extra server --extra tensorflow --extra load \
+	    --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	    --generate-hashes --no-header --output-file deploy/image/cuda.lock --quiet
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) .cache models build dist

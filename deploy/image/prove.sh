@@ -25,8 +25,10 @@ images() { buildah --storage-driver overlay --root "$work/images" --runroot "$wo
 
 # A network may have certificate authorities of its own: while it builds, the image has the machine's.
 authorities=/etc/ssl/certs/ca-certificates.crt
+echo 'system-certs = true' >"$work/uv.toml"
 build() {
-    images bud --isolation chroot --pull-never --volume "$authorities:$authorities:ro" "$@" >"$work/build.log" 2>&1 || {
+    images bud --isolation chroot --pull-never --volume "$authorities:$authorities:ro" \
+        --volume "$work/uv.toml:/etc/uv/uv.toml:ro" "$@" >"$work/build.log" 2>&1 || {
         tail -n 40 "$work/build.log" >&2
         exit 1
     }

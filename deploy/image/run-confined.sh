@@ -16,15 +16,14 @@ mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 mount -o remount,bind,ro "$root"
 
-inside() {
-    env -i PATH=/opt/cadenza/bin:/usr/bin:/bin chroot "$root" setpriv --reuid=10001 --regid=10001 --clear-groups \
-        --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
-}
+# A prefix, not a function: what runs in the background must be the server itself, for signals and its exit code.
+inside="env -i PATH=/opt/cadenza/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot $root
+    setpriv --reuid=10001 --regid=10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all"
 
-inside sh -c 'id -u; grep CapEff /proc/self/status; ! touch /opt/x 2>/dev/null && echo "root is read-only"'
-inside python -c 'import importlib.util as u; assert u.find_spec("tensorflow") is None; print("no TensorFlow")'
+$inside sh -c 'id -u; grep CapEff /proc/self/status; ! touch /opt/x 2>/dev/null && echo "root is read-only"'
+$inside python -c 'import importlib.util as u; assert u.find_spec("tensorflow") is None; print("no TensorFlow")'
 
-inside cadenza-server --models=/models --cache-dir=/cache --health-port=8502 --log-format=json 2>"$root/tmp/log" &
+$inside cadenza-server --models=/models --cache-dir=/cache --health-port=8502 --log-format=json 2>"$root/tmp/log" &
 server=$!
 ready=no
 for _ in $(seq 240); do
@@ -35,9 +34,9 @@ done
 [ "$ready" = yes ] || { cat "$root/tmp/log" >&2; exit 1; }
 sed -n 's/.*"event": "ready".*"seconds": \([0-9.]*\).*/ready after \1 s/p; s/.*"seconds": \([0-9.]*\).*"event": "ready".*/ready after \1 s/p' \
     "$root/tmp/log"
-inside cadenza health --target localhost:8500
-inside cadenza health --target localhost:8502
-inside cadenza complete --temperature 0 --max-tokens 12 "The capital of France is"
-inside sh -c 'kill -TERM $(grep -lsa cadenza-server /proc/[0-9]*/cmdline | cut -d/ -f3 | head -n 1)'
+$inside cadenza health --target localhost:8500
+$inside cadenza health --target localhost:8502
+$inside cadenza complete --temperature 0 --max-tokens 12 "The capital of France is"
+kill -TERM "$server"
 wait "$server"
 echo "exit code 0 after SIGTERM"
