@@ -1,7 +1,6 @@
 """TLS and mutual TLS as clients meet them, and certificates that change under a running server."""
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import grpc
 import pytest
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from tests.client.certificates import Authority, Pair
 from tests.security.secured import Installed, clients_logged, reloads, secure_channel, status, text
 from tests.server.live import Live, live_server, rest, settings, stream
@@ -173,18 +173,10 @@ def _break(case: str, installed: Installed, authority: Authority, pair: Pair) ->
         installed.put(authority.issue("localhost", expired=True))
         return "is valid from .* and now is .*; have it renewed"
     if case == "password":
-        command: list[str | Path] = [
-            "openssl",
-            "pkcs8",
-            "-topk8",
-            "-passout",
-            "pass:x",
-            "-in",
-            pair.key,
-            "-out",
-            installed.key,
-        ]
-        subprocess.run(command, check=True, capture_output=True)
+        key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
+        locked = serialization.BestAvailableEncryption(b"x")
+        form = serialization.PrivateFormat.PKCS8
+        installed.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, locked))
         return "has a password"
     installed.client_ca.write_text("")
     return "ca.crt holds no certificate"
