@@ -15,7 +15,7 @@ CHART = ROOT / "deploy" / "helm" / "cadenza"
 Object = dict[str, Any]
 
 
-class ChartRefused(Exception):
+class ChartError(Exception):
     """Helm did not render the chart; the message is what it said."""
 
 
@@ -53,7 +53,7 @@ class Rendered:
 
 
 def render(**values: Any) -> Rendered:
-    """Renders the chart with values by top-level name. Raises ChartRefused."""
+    """Renders the chart with values by top-level name. Raises ChartError."""
     return _render(json.dumps(values, sort_keys=True))
 
 
@@ -64,9 +64,9 @@ def _render(values: str) -> Rendered:
 
 
 def helm(*arguments: str, given: str = "") -> str:
-    """Runs helm; gives its stdout. Raises ChartRefused."""
+    """Runs helm; gives its stdout. Raises ChartError."""
     command = [str(ensure_helm()), *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
-        raise ChartRefused(done.stdout + done.stderr)
+        raise ChartError(done.stdout + done.stderr)
     return done.stdout

@@ -1,4 +1,4 @@
-"""A real Envoy with the project's configuration, told of its replicas as a mesh tells it: endpoints that change.
+"""A real Envoy with the project's configuration, told of its replicas as a mesh tells it, by endpoints.
 
 Its port `calls` balances every call, as a gateway does; `connections` balances connections, as a ClusterIP
 Service does.
@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
@@ -36,7 +35,7 @@ class Envoy:
         """Makes these local ports the endpoints, and waits until both ways have no others."""
         _write_endpoints(self.folder, ports)
         async with asyncio.timeout(WAIT_SECONDS):
-            while any([await self._endpoints(name) != set(ports) for name in CLUSTERS]):
+            while any([await self._endpoints(name) != set(ports) for name in CLUSTERS]):  # noqa: ASYNC110 only asked
                 await asyncio.sleep(0.05)
 
     async def _endpoints(self, cluster: str) -> set[int]:
@@ -54,8 +53,9 @@ async def envoy(folder: Path) -> AsyncIterator[Envoy]:
     _write_endpoints(folder, ())
     (folder / "envoy.json").write_text(json.dumps(_bootstrap(folder)))
     process = await asyncio.create_subprocess_exec(
-        ENVOY, "--config-path", folder / "envoy.json", "--admin-address-path", folder / "admin", "--concurrency", "1",
-        "--use-dynamic-base-id", "--disable-hot-restart", "--log-level", "warning", "--log-path", folder / "log",
+        ENVOY, "--config-path", folder / "envoy.json", "--admin-address-path", folder / "admin",
+        "--concurrency", "1", "--use-dynamic-base-id", "--disable-hot-restart",
+        "--log-level", "warning", "--log-path", folder / "log",
     )  # fmt: skip
     try:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -140,4 +140,4 @@ def _get(url: str) -> str:
 
 
 def _read(path: Path) -> str:
-    return path.read_text() if os.path.exists(path) else ""
+    return path.read_text() if path.exists() else ""

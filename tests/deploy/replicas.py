@@ -29,7 +29,10 @@ class Replica:
 
     @classmethod
     async def started(cls, artifact: Path, name: str, port: int = 0, **settings: object) -> "Replica":
-        """`name` is the model's, by which answers tell who gave them. Settings are environment variables of the server, by their names there without the prefix."""
+        """`name` is the model's, by which answers tell who gave them.
+
+        Settings are environment variables of the server, by their names there without the prefix.
+        """
         names = {f"CADENZA_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.deploy.replica", str(artifact), name, str(port),

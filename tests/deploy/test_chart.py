@@ -6,7 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.deploy.chart import CHART, ROOT, ChartRefused, Rendered, helm, render
+from tests.deploy.chart import CHART, ROOT, ChartError, Rendered, helm, render
 
 from cadenza.server.config import Settings
 
@@ -14,8 +14,8 @@ KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
 """Kinds of operators: Kubernetes has no schemas of them."""
 KINDS = {
-    "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod",
-    "PodDisruptionBudget", "Service", "ServiceAccount",
+    "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim",
+    "Pod", "PodDisruptionBudget", "Service", "ServiceAccount",
 }  # fmt: skip
 
 EXPORT = {
@@ -274,9 +274,17 @@ def test_pods_spread_and_are_not_all_evicted(rendered: Rendered) -> None:
 
 def test_network_policy_opens_two_ports_and_nothing_outwards(rendered: Rendered) -> None:
     spec = rendered.one("NetworkPolicy")["spec"]
-    assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == ["grpc", "http"]
+    assert [[port["port"] for port in rule["ports"]] for rule in spec["ingress"]] == [["grpc", "http"]]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["egress"] == []
+
+
+def test_network_policy_lets_prometheus_reach_the_metrics_alone() -> None:
+    callers, prometheus = [{"podSelector": {"matchLabels": {"a": "b"}}}], [{"namespaceSelector": {}}]
+    policy = render(networkPolicy={"ingressFrom": callers, "metricsFrom": prometheus}).one("NetworkPolicy")
+    calls, metrics = policy["spec"]["ingress"]
+    assert (calls["from"], metrics["from"]) == (callers, prometheus)
+    assert [port["port"] for port in metrics["ports"]] == ["http"]
 
 
 @pytest.mark.parametrize(
@@ -296,5 +304,5 @@ def test_network_policy_opens_two_ports_and_nothing_outwards(rendered: Rendered)
     ],
 )
 def test_wrong_values_are_refused_by_name(values: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ChartRefused, match=complaint):
+    with pytest.raises(ChartError, match=complaint):
         render(**values)
