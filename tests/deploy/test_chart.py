@@ -280,7 +280,8 @@ def test_network_policy_opens_two_ports_and_nothing_outwards(rendered: Rendered)
 
 
 def test_network_policy_lets_prometheus_reach_the_metrics_alone() -> None:
-    callers, prometheus = [{"podSelector": {"matchLabels": {"a": "b"}}}], [{"namespaceSelector": {}}]
+    callers = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+    prometheus = [{"namespaceSelector": {"matchLabels": {"c": "d"}}}]
     policy = render(networkPolicy={"ingressFrom": callers, "metricsFrom": prometheus}).one("NetworkPolicy")
     calls, metrics = policy["spec"]["ingress"]
     assert (calls["from"], metrics["from"]) == (callers, prometheus)

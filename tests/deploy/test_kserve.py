@@ -1,5 +1,6 @@
 """The KServe examples: containers that Kubernetes takes, and flags that the server takes."""
 
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -30,7 +31,7 @@ def test_the_runtime_starts_the_server_as_the_chart_does() -> None:
     (container,) = example("serving-runtime")["spec"]["containers"]
     chart = Settings.from_command_line(render().server["args"])
     assert Settings.from_command_line(container["args"]) == chart.model_copy(
-        update={"models": type(chart.models)("/mnt/models")}
+        update={"models": Path("/mnt/models")}
     )
     assert container["image"] == render().server["image"]
 
