@@ -4,32 +4,46 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 from tests.client.scripted import ScriptedServer
 
-from cadenza.client import Cancelled, Client
+from cadenza.client import Cancelled, Client, Stream
 
 WAIT = 10
 
 
 @contextmanager
-def interrupted_when(event: threading.Event) -> Iterator[None]:
-    """Sends the main thread Ctrl-C's signal once the event is set; expects KeyboardInterrupt."""
+def interrupted_within(call: Callable[..., Any], event: threading.Event) -> Iterator[None]:
+    """Sends the main thread Ctrl-C's signal once the event is set and the thread is in `call`."""
     main = threading.main_thread().ident
     assert main is not None
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is call.__code__:
+                raise KeyboardInterrupt
+            frame = frame.f_back
+        send_soon()
+
+    def send_soon() -> None:
+        threading.Timer(0.02, send).start()
 
     def send() -> None:
         event.wait(WAIT)
         signal.pthread_kill(main, signal.SIGINT)
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    sender.join()
+    before = signal.signal(signal.SIGINT, interrupt)
+    send_soon()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("messages", [0, 1])
@@ -38,7 +52,7 @@ def test_ctrl_c_ends_a_stream_here_and_on_the_server(
 ) -> None:
     server.hangs_after = messages
     stream = client.stream("x")
-    with interrupted_when(server.hanging):
+    with interrupted_within(Stream.__next__, server.hanging):
         stream.collect()
     assert server.cancelled.wait(WAIT)
     with pytest.raises(Cancelled):
@@ -52,7 +66,7 @@ def test_ctrl_c_while_one_chunk_is_read_leaves_a_stream_that_says_it_was_cancell
 ) -> None:
     server.hangs_after = 0
     stream = client.stream("x")
-    with interrupted_when(server.hanging):
+    with interrupted_within(Stream.__next__, server.hanging):
         next(stream)
     assert server.cancelled.wait(WAIT)
     with pytest.raises(Cancelled):
@@ -61,7 +75,7 @@ def test_ctrl_c_while_one_chunk_is_read_leaves_a_stream_that_says_it_was_cancell
 
 def test_ctrl_c_ends_a_unary_call_here_and_on_the_server(server: ScriptedServer, client: Client) -> None:
     server.hangs_after = 0
-    with interrupted_when(server.hanging):
+    with interrupted_within(Client.complete, server.hanging):
         client.complete("x")
     assert server.cancelled.wait(WAIT)
     server.hangs_after = None
