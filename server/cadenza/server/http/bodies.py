@@ -5,7 +5,7 @@ Ranges are those of CompletionParameters: descriptions have them of the table th
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cadenza.server.models import MAX_CHOICES
 from cadenza.server.rpc.parameters import (
@@ -20,7 +20,7 @@ from cadenza.server.rpc.parameters import (
 from cadenza.server.rpc.prompt import ROLES
 
 MAX_PROMPTS = 256
-MAX_MESSAGES = 4096
+MAX_MESSAGES = 1024
 _INT32 = 2**31 - 1
 
 TokenId = Annotated[int, Field(ge=0, le=_INT32)]
@@ -28,6 +28,16 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Bias = Annotated[float, Field(json_schema_extra={"minimum": LOGIT_BIAS.low, "maximum": LOGIT_BIAS.high})]
+
+
+def _no(value: bool) -> bool:
+    if value:
+        raise ValueError("it must be false")
+    return value
+
+
+No = Annotated[bool, AfterValidator(_no), Field(json_schema_extra={"const": False})]
+"""Only false: a Literal would take 0 for it."""
 
 
 def _ranged(name: str, description: str) -> Any:
@@ -45,7 +55,7 @@ class StreamOptions(_Body):
     """What a stream has beside its text."""
 
     include_usage: bool | None = Field(None, description="send the usage in an event of its own, the last")
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 class TextFormat(_Body):
@@ -88,7 +98,7 @@ class CommonBody(_Body):
     cache_prompt: bool | None = Field(None, description="false neither uses nor fills the prefix cache")
 
     metadata: dict[str, str] | None = Field(None, description="of no effect")
-    store: Literal[False] | None = None
+    store: No | None = None
     service_tier: Literal["auto", "default"] | None = None
 
 
@@ -103,7 +113,7 @@ class CompletionBody(CommonBody):
     ) = Field(description="a text, token ids, or several of one kind")
     logprobs: int | None = _ranged("logprobs", "how many alternatives come with each token's log-probability")
     echo: bool | None = Field(None, description="begin the text with the prompt's")
-    best_of: Literal[1] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Literal[""] | None = None
 
 

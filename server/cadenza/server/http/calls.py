@@ -93,8 +93,8 @@ class Calls:
             call.code = "CANCELLED"
             raise
         finally:
-            self._metrics.http_requests.labels(path, _status(call, answer)).inc()
             self._log.ended(path, call)
+            self._metrics.http_requests.labels(path, _status(call, answer)).inc()
 
     async def _run(
         self, respond: Respond, scope: Scope, receive: Receive, answer: Answer, headers: Headers, call: Call

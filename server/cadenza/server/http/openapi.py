@@ -77,8 +77,7 @@ def _operation(
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
     if event is not None:
-        text = f"Events `data: EVENT`, each a {event.__name__}; the last is `data: [DONE]`."
-        content[EVENTS] = {"schema": {"type": "string", "description": text}}
+        content[EVENTS] = {"schema": _events(event)}
     found: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
@@ -90,6 +89,16 @@ def _operation(
     if body is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
     return found
+
+
+def _events(kind: type[BaseModel]) -> dict[str, Any]:
+    """Of each event of a stream, as parsers of server-sent events give it."""
+    chunk = {"anyOf": [_ref(kind), _ref(answers.Error)]}
+    data = [
+        {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk},
+        {"const": "[DONE]", "description": "The last event of a stream that does not break off."},
+    ]
+    return {"type": "object", "properties": {"data": {"anyOf": data}}, "required": ["data"]}
 
 
 def _refusal(code: int) -> dict[str, Any]:
