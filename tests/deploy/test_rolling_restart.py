@@ -58,7 +58,7 @@ async def test_refusals_of_draining_servers_go_to_another_through_envoy(
     artifact: Path, tmp_path: Path
 ) -> None:
     """SIGTERM may reach a pod before its endpoint is taken out."""
-    old = await asyncio.gather(*(Replica.started(artifact, "old") for _ in range(REPLICAS)))
+    old = await asyncio.gather(*(Replica.started(artifact, "old") for _ in range(2)))
     async with started(*old) as running, envoy(tmp_path) as proxy:
         await proxy.route_to([replica.port for replica in running])
         async with load(f"127.0.0.1:{proxy.ports['calls']}", CONCURRENCY, max_retries=0) as found:
