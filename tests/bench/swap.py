@@ -35,7 +35,7 @@ STREAMS = 16
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 64, 64
 MOST_GROWTH = 1.10
 FLAGS = (
-    "--models-poll-seconds", "0.5", "--kv-cache-gib", "0.25", "--cache-dir", str(CACHE / "server"),
+    "--models-poll-seconds", "0.5", "--kv-cache-gib", "0.06", "--cache-dir", str(CACHE / "server"),
 )  # fmt: skip
 _SWAP_SECONDS = 120
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadenza.server.runner.base import MOST_ALTERNATIVES
+from cadenza.server.runner.litert.capi import aligned
 
 # Fields of LaneMemory.control.
 STOP, ROW_BEGIN, ROW_END, HEAD_BEGIN, HEAD_END, SHARING, FAILED_PROGRAM, STATUS = range(8)
@@ -153,9 +154,9 @@ def step_memory(rows: int, slices: int, *, context: int, blocks: int, vocabulary
         slice_of_row=np.zeros(rows, np.int32),
         tables=np.zeros((slices, blocks), np.int32),
         heads=np.zeros(heads, HEAD_ROW),
-        history=np.zeros(slices * context, np.int32),
-        bias_ids=np.zeros(slices * vocabulary, np.int32),
-        bias_values=np.zeros(slices * vocabulary, np.float32),
+        history=aligned((slices * context,), np.int32),
+        bias_ids=aligned((slices * vocabulary,), np.int32),
+        bias_values=aligned((slices * vocabulary,), np.float32),
         chosen=np.zeros(heads, np.int64),
         logprobs=np.zeros(heads, np.float64),
         alternative_ids=np.zeros((heads, MOST_ALTERNATIVES), np.int32),

@@ -189,6 +189,8 @@ class LiteRTRunner:
         for lane in self._lanes:
             lane.close()
         self._litert.close()
+        self._lanes.clear()
+        del self._model, self._step, self._hand_over  # whoever still holds the runner holds no memory
 
     def _run(self, index: int, used: int = 0) -> None:
         memory = self._lanes[index].memory
