@@ -24,6 +24,7 @@ demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion,
 	$(BIN)/python -m deploy.demo.demo
 
 test: models ## all tests but the benchmarks and the long parity run
+	sh deploy/setup/chromium.sh
 	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity
 
 check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date

@@ -1,6 +1,6 @@
 """Schemathesis against the API's own description, on a server with a scripted runner.
 
-Usage: python -m tests.http.fuzz CASES. The operations share the cases, and some more are made of the edges of the
+Usage: python -m tests.http.fuzz CASES. The operations share the cases; some more are made of the edges of the
 description. The exit code is 0 where no answer was a 500 or other than described.
 """
 

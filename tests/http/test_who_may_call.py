@@ -72,7 +72,7 @@ async def test_beside_tls_the_api_is_off_unless_it_is_asked_for(
     artifact: Path, runner: ScriptedRunner, tmp_path: Path, wanted: str, status: int
 ) -> None:
     pair = Authority(tmp_path / "authority").issue("localhost")
-    tls = {"tls_certificate": pair.cert, "tls_key": pair.key}
+    tls: dict[str, Any] = {"tls_certificate": pair.cert, "tls_key": pair.key}
     async with live_server(artifact, runner, **tls, openai=wanted) as live:
         assert (await live.get("/v1/models"))[0] == status
         assert (await live.get("/health"))[0] == 200
