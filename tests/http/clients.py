@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -52,9 +53,14 @@ class Raw:
 
 
 @contextlib.asynccontextmanager
-async def connect(live: Live, *, limit: int = 1 << 16) -> AsyncIterator[Raw]:
-    """A new connection; `limit` is how many bytes it reads ahead."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", live.ports.http, limit=limit)
+async def connect(live: Live, *, receive_buffer: int | None = None) -> AsyncIterator[Raw]:
+    """A new connection. `receive_buffer` is how many bytes the kernel may keep for it, about."""
+    connection = socket.socket()
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", live.ports.http))
+    reader, writer = await asyncio.open_connection(sock=connection)
     try:
         yield Raw(reader, writer)
     finally:

@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cadenza.server.errors import StartupError
+from cadenza.server.http.heads import BoundedHeads
 
 _SHUTDOWN_SECONDS = 5
 """How long clients may take to read the ends of their answers."""
@@ -20,7 +21,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedHeads,
             ws="none",
             lifespan="off",
             log_config=None,
