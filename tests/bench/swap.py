@@ -91,7 +91,7 @@ def put(version: int, folder: Path) -> None:
     source, target = ARTIFACTS[PRECISIONS[version]], folder / str(version)
     sums = Path("assets.extra") / "SHA256SUMS"
     shutil.copytree(source, target, copy_function=os.symlink, ignore=lambda *_: ["SHA256SUMS"])
-    os.symlink(source / sums, target / sums)
+    (target / sums).symlink_to(source / sums)
 
 
 def put_broken(version: int, folder: Path) -> None:
