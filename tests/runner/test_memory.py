@@ -22,6 +22,13 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def write_group(group: Path, *, most: int, used: int, inactive_file: int) -> None:
+    """A control group of version 2."""
+    write(group / "memory.max", f"{most}\n")
+    write(group / "memory.current", f"{used}\n")
+    write(group / "memory.stat", f"anon 1\ninactive_file {inactive_file}\n")
+
+
 def test_without_a_limit_it_is_what_the_machine_has(root: Path) -> None:
     write(root / "sys/fs/cgroup/memory.max", "max\n")
     assert available_bytes(root) == 8 * GIB
@@ -29,19 +36,13 @@ def test_without_a_limit_it_is_what_the_machine_has(root: Path) -> None:
 
 def test_a_limit_of_version_2_counts_page_cache_as_free(root: Path) -> None:
     write(root / "proc/self/cgroup", "0::/kube/pod\n")
-    group = root / "sys/fs/cgroup/kube/pod"
-    write(group / "memory.max", f"{4 * GIB}\n")
-    write(group / "memory.current", f"{3 * GIB}\n")
-    write(group / "memory.stat", f"anon 1\ninactive_file {GIB}\n")
+    write_group(root / "sys/fs/cgroup/kube/pod", most=4 * GIB, used=3 * GIB, inactive_file=GIB)
     assert available_bytes(root) == 2 * GIB
 
 
 def test_a_limit_around_the_group_counts_too(root: Path) -> None:
     write(root / "proc/self/cgroup", "0::/kube/pod\n")
-    group = root / "sys/fs/cgroup/kube"
-    write(group / "memory.max", f"{4 * GIB}\n")
-    write(group / "memory.current", f"{3 * GIB}\n")
-    write(group / "memory.stat", "inactive_file 0\n")
+    write_group(root / "sys/fs/cgroup/kube", most=4 * GIB, used=3 * GIB, inactive_file=0)
     assert available_bytes(root) == GIB
 
 
