@@ -11,7 +11,7 @@ from tests.deploy.chart import CHART, ROOT, ChartError, Rendered, helm, render
 from cadenza.server.config import Settings
 
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
+CUSTOM = {"ServiceMonitor", "ScaledObject"}
 """Kinds of operators: Kubernetes has no schemas of them."""
 KINDS = {
     "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod",
@@ -33,11 +33,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "auth": {"enabled": True, "secretName": "tokens"},
         "testClient": {"tlsSecretName": "client", "tokenSecretName": "token"},
         "autoscaling": {"mode": "hpa"},
-        "monitoring": {
-            "serviceMonitor": {"enabled": True},
-            "prometheusRule": {"enabled": True},
-            "dashboard": {"enabled": True},
-        },
+        "monitoring": {"serviceMonitor": {"enabled": True}},
         "loadTest": {"enabled": True},
         "server": {
             "flags": {"prefix-cache": False, "client-weight": ["a=2", "b=3"], "max-queue-bytes": 67108864}
@@ -83,17 +79,6 @@ def test_the_validation_finds_a_misspelt_field() -> None:
 def test_chart_and_distribution_have_one_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\nappVersion: {version}\n" in (CHART / "Chart.yaml").read_text()
-
-
-def test_chart_carries_the_projects_rules_and_dashboards() -> None:
-    """Helm packs what lies in the chart alone: copy deploy/monitoring/{*.rules.yaml,*.json} to its files/."""
-    carried, own = CHART / "files", ROOT / "deploy" / "monitoring"
-    patterns = ("*.rules.yaml", "*.json")
-    found = [
-        {path.name: path.read_text() for pattern in patterns for path in folder.glob(pattern)}
-        for folder in (carried, own)
-    ]
-    assert found[0] == found[1]
 
 
 def test_the_server_reads_every_flag(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
