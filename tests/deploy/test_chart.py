@@ -174,6 +174,15 @@ def test_tpu_chips_are_the_product_of_the_topology(topology: str, chips: int) ->
     }
 
 
+def test_prometheus_scrapes_every_pod_once() -> None:
+    rendered = render(monitoring={"serviceMonitor": {"enabled": True}})
+    spec = rendered.one("ServiceMonitor")["spec"]
+    selector, (endpoint,) = spec["selector"]["matchLabels"].items(), spec["endpoints"]
+    (service,) = [item for item in rendered.all("Service") if selector <= item["metadata"]["labels"].items()]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    assert endpoint["path"] == "/metrics"
+
+
 def test_services_reach_the_servers_alone(rendered: Rendered) -> None:
     labels = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
     other = [item["spec"]["template"]["metadata"]["labels"] for item in rendered.all("Job")]
