@@ -53,3 +53,6 @@ class ScriptedLoader:
     def free_bytes(self) -> int:
         self._asked.release()
         return self.free
+
+    def precision(self, artifact: Artifact) -> str:
+        return artifact.cpu_precision

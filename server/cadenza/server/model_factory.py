@@ -97,6 +97,7 @@ class ModelFactory:
             chat_template=loaded.chat_template,
             max_context=limits.max_context,
             max_choices=min(MAX_CHOICES, limits.max_sequences),
+            precision=self._loader.precision(artifact),
             dispatcher=dispatcher,
         )
 

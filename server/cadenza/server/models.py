@@ -32,6 +32,8 @@ class ServedModel:
     """Most tokens of prompt and completion together: the model's, or what the KV cache holds."""
     max_choices: int
     """Most choices of one request: 16, or fewer where the engine does not run so many sequences."""
+    precision: str
+    """Number format of the weights that the engine computes with: int8, float32 or bfloat16."""
     dispatcher: Dispatcher
 
     @property
@@ -47,7 +49,7 @@ class ServedModel:
     @property
     def info(self) -> dict[str, str]:
         """What operators see of it, for cadenza_model_info."""
-        return {"family": self.artifact.manifest.family, "precision": self.artifact.precision}
+        return {"family": self.artifact.manifest.family, "precision": self.precision}
 
 
 class ModelTable:

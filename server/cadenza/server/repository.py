@@ -41,7 +41,7 @@ class Artifact:
     chat_template: str | None
 
     @property
-    def precision(self) -> str:
+    def cpu_precision(self) -> str:
         """Of the CPU program's weights: int8, float32, ..."""
         return Precision.Name(self.manifest.cpu.precision).removeprefix("PRECISION_").lower()
 

@@ -1,4 +1,4 @@
-"""A server process on the TensorFlow runner, over real gRPC: what is compiled is compiled before READY."""
+"""A server process on the TensorFlow runner, over real gRPC: what it compiles, and what it says of itself."""
 
 import urllib.request
 from pathlib import Path
@@ -10,7 +10,7 @@ from cadenza.client import Client
 
 FLAGS = (
     "--runner", "tensorflow", "--device", "cpu", "--kv-cache-gib", "0.01",
-    "--max-sequences", "4", "--max-step-tokens", "16",
+    "--max-sequences", "4", "--max-step-tokens", "16", "--precision", "bfloat16",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def test_every_bucket_is_compiled_before_ready_and_nothing_is_under_load(tiny_ar
         count = len(progress)
         assert progress == [f"{number} of {count}" for number in range(1, count + 1)]
         assert compilations(server) == count > 8
+        assert client.model().precision == "bfloat16"
         for one in options:
             prompts = ["The quick", "The quick brown fox jumps over the lazy dog, 1234 times a day"]
             texts = [client.complete(prompt, max_tokens=8, **one).choices[0].text for prompt in prompts]

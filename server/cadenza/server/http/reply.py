@@ -45,12 +45,11 @@ class Reply:
         self._form = form
         self._finished: list[Finished] = []
         self._reasons: dict[int, FinishReason] = {}
-        artifact = model.artifact
         self._head = {
             "id": f"{writer.id_prefix}-{request_id}",
             "created": int(time.time()),
             "model": model.name,
-            "system_fingerprint": f"{model.name}@{model.version}-{artifact.precision}",
+            "system_fingerprint": f"{model.name}@{model.version}-{model.precision}",
         }
         head = to_json({**self._head, "object": writer.piece_object})
         self._piece_head = head[:-1] + b',"choices":['

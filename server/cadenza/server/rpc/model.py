@@ -13,7 +13,7 @@ def model_message(model: ServedModel, table: ModelTable) -> pb.Model:
         name=model.name,
         version=model.version,
         family=manifest.family,
-        precision=model.artifact.precision,
+        precision=model.precision,
         parameter_count=manifest.parameter_count,
         vocabulary_size=manifest.decoder.vocabulary_size,
         max_context=model.max_context,

@@ -32,6 +32,9 @@ class RunnerLoader(Protocol):
     def free_bytes(self) -> int:
         """What the fullest device has left now."""
 
+    def precision(self, artifact: Artifact) -> str:
+        """Number format of the weights that its runners compute with: int8, float32 or bfloat16."""
+
 
 def choose_loader(settings: Settings, on_compile: OnCompile = lambda _model: None) -> RunnerLoader:
     """The loader that --device and --runner ask for. Raises StartupError where it cannot be had."""
@@ -80,3 +83,7 @@ class LiteRTLoader:
     def free_bytes(self) -> int:
         """What the machine has left, or this process's control group where that is less."""
         return available_bytes()
+
+    def precision(self, artifact: Artifact) -> str:
+        """The CPU program has one, which the export decided."""
+        return artifact.cpu_precision

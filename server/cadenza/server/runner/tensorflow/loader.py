@@ -91,6 +91,10 @@ class TensorFlowLoader:
         """Of the device that has least."""
         return min(free_device_bytes(name, self._options.memory_fraction) for name in self._devices)
 
+    def precision(self, artifact: Artifact) -> str:
+        """That of --precision: every artifact carries all."""
+        return self._options.precision
+
     def _load(self, artifact: Artifact, device: str) -> TensorFlowRunner:
         return load_runner(
             artifact.path,
