@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODELS := models/smollm2-135m/1/assets.extra/SHA256SUMS
 
-.PHONY: help setup models demo test check format bench parity proto lock clean
+.PHONY: help setup models demo test check format bench bench-rivals parity triton proto lock clean
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 setup: $(INSTALLED) ## create .venv with everything in it
 
@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion,
 
 test: models ## all tests but the benchmarks and the long parity run
 	sh deploy/setup/chromium.sh
-	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity
+	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity --ignore=tests/triton
 
 check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date
 	$(BIN)/ruff format --check .
@@ -47,8 +47,14 @@ proto: $(INSTALLED) ## regenerate cadenza.v1 from the .proto files
 bench: models ## measure this machine and the engine on it
 	$(BIN)/python -m tests.bench
 
+bench-rivals: models ## other CPU engines beside it, same weights and prompts; installs them below .cache, 25 minutes
+	$(BIN)/python -m tests.bench.rivals
+
 parity: models ## compare with transformers (PyTorch) and long texts, in an environment of its own
 	sh tests/parity/run.sh "$(PYTHON)"
+
+triton: models ## run Triton's own client against the server, in an environment of its own
+	sh tests/triton/run.sh "$(PYTHON)"
 
 lock: $(INSTALLED) ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

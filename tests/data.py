@@ -69,6 +69,15 @@ def novel_chapters() -> list[str]:
         return [file.read().decode("utf-8") for file in files if file is not None]
 
 
+def novel_chapter(number: int) -> str:
+    """Returns one chapter of the novel."""
+    with tarfile.open(fetch_archive(NOVEL, PACKAGES)) as archive:
+        file = archive.extractfile(f"package/data/chapter_{number}.txt")
+        if file is None:
+            raise ValueError(f"chapter {number} is no file")
+        return file.read().decode("utf-8")
+
+
 def hostile_strings() -> list[str]:
     """Returns the 485 strings."""
     strings: list[str] = json.loads(data_file(HOSTILE_STRINGS).read_text(encoding="utf-8"))
