@@ -176,7 +176,13 @@ class Settings(BaseSettings):
         10.0, ge=0, le=86400, description="clients that ping more often are disconnected"
     )
     drain_seconds: float = Field(30.0, ge=0, le=86400, description="time to finish requests after SIGTERM")
-    lanes: int = Field(0, ge=0, le=256, description="threads that share a CPU step; 0 is one per core")
+    lanes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="threads that share a CPU step; 0 is one for each physical core of one NUMA node, within "
+        "the CPU quota, less one where there are 8 or more, and at most one for 8 of --max-step-tokens",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
     )

@@ -12,6 +12,7 @@ from cadenza.server.repository import Artifact
 from cadenza.server.runner.base import Runner, RunnerError
 from cadenza.server.runner.devices import Backend, choose_backend
 from cadenza.server.runner.memory import available_bytes
+from cadenza.server.runner.topology import read_topology
 
 OnCompile = Callable[[str], None]
 """Called with a model's name, by any thread, each time a program was compiled for it."""
@@ -51,10 +52,15 @@ class LiteRTLoader:
 
     def __init__(self, settings: Settings) -> None:
         from cadenza.server.runner.litert import LiteRTOptions
+        from cadenza.server.runner.litert.lanes import choose_lanes
+        from cadenza.server.runner.litert.load_log import log_lanes
 
+        topology = read_topology()
+        lanes = settings.lanes or choose_lanes(topology, settings.max_step_tokens)
+        log_lanes(lanes, topology, chosen=settings.lanes > 0)
         self._options = LiteRTOptions(
             cache_dir=settings.cache_dir,
-            lanes=settings.lanes,
+            lanes=lanes,
             kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
             max_step_tokens=settings.max_step_tokens,
             max_sequences=settings.max_sequences,
@@ -62,11 +68,14 @@ class LiteRTLoader:
 
     def load(self, artifact: Artifact) -> Sequence[Runner]:
         """One warm runner. Raises StartupError."""
-        from cadenza.server.runner.litert import LiteRTError, LiteRTRunner
+        from cadenza.server.runner.litert import LiteRTError, LiteRTRunner, kv_pool_bytes
+        from cadenza.server.runner.litert.load_log import logged_memory
 
+        kv_cache = kv_pool_bytes(artifact.manifest, self._options)
         try:
-            runner = LiteRTRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
-            runner.warm_up()
+            with logged_memory(artifact.name, kv_cache):
+                runner = LiteRTRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
+                runner.warm_up()
         except (LiteRTError, RunnerError, OSError, ValueError) as error:
             raise StartupError(
                 f"model {artifact.name} in {artifact.cpu_dir} does not load: {error}"

@@ -1,9 +1,11 @@
-"""How much memory this process can still get, by what Linux says, and a KV cache's share of it on a CPU."""
+"""How much memory this process has and can still get, by what Linux says; a KV cache's share of it."""
 
 import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from cadenza.server.runner.control_groups import VERSION_2, group_folders
 
 _UNLIMITED = 1 << 60
 """A limit of version 1 that is as good as none."""
@@ -16,24 +18,47 @@ _TYPICAL_CONTEXT = 1024
 class _Version:
     """Where a version of Linux's control groups keeps its numbers."""
 
-    prefix: str
-    """Of the line of /proc/self/cgroup, after the hierarchy's number."""
-    mount: str
+    controller: str
     limit: str
     usage: str
     reclaimable: str
 
 
 _VERSIONS = (
-    _Version("::/", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    _Version(
-        ":memory:/",
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
+    _Version(VERSION_2, "memory.max", "memory.current", "inactive_file"),
+    _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Bytes that are in memory for this process (PSS): a page that is mapped n times, by whomever, counts
+    1/n each time, so what lanes share counts once.
+    """
+
+    anonymous: int
+    """The process's own: heaps, buffers, the KV cache as far as it was touched."""
+    mapped: int
+    """Pages of files: packed weights, embeddings, libraries."""
+
+    def __sub__(self, other: "ProcessMemory") -> "ProcessMemory":
+        return ProcessMemory(self.anonymous - other.anonymous, self.mapped - other.mapped)
+
+
+def process_memory(root: Path = Path("/")) -> ProcessMemory | None:
+    """What this process has now; None where the system does not tell, as sandboxes and old kernels.
+
+    Takes milliseconds: the system walks its page tables. `root` is the folder that holds proc/.
+    """
+    try:
+        lines = (root / "proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+    if not {"Pss_Anon", "Pss_File", "Pss_Shmem"} <= kibibytes.keys():
+        return None
+    mapped = kibibytes["Pss_File"] + kibibytes["Pss_Shmem"]
+    return ProcessMemory(anonymous=kibibytes["Pss_Anon"] << 10, mapped=mapped << 10)
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -63,15 +88,9 @@ def _machine_bytes(root: Path) -> int:
 
 def _group_bytes(root: Path) -> Iterator[int]:
     """What the limits of this process's control groups, and of those around them, leave."""
-    lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     for version in _VERSIONS:
-        mount = root / version.mount
-        for line in lines:
-            _, found, path = line.partition(version.prefix)
-            if found:
-                folder = mount / path
-                for group in (folder, *(one for one in folder.parents if one.is_relative_to(mount))):
-                    yield from _left_in(group, version)
+        for group in group_folders(root, version.controller):
+            yield from _left_in(group, version)
 
 
 def _left_in(group: Path, version: _Version) -> Iterator[int]:
