@@ -48,7 +48,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """One column for each prefill budget."""
     trace, measured = _trace(options), MeasuredRunner.read(options.cost)
     columns = {
-        f"budget {budget}": simulate(trace, measured, _engine_options(options, budget), options.seed)
+        f"budget {budget}": simulate(
+            trace, measured.limits, measured.cost, _engine_options(options, budget), options.seed
+        )
         for budget in options.mixed_prefill_tokens
     }
     console.print(f"cost of {measured.model} on {measured.machine}; seed {options.seed}")
@@ -95,7 +97,7 @@ def check(options: argparse.Namespace, console: Console) -> None:
         real = replay(trace, runner, engine_options, options.seed)
     finally:
         runner.close()
-    simulated = simulate(trace, measured, engine_options, options.seed)
+    simulated = simulate(trace, measured.limits, measured.cost, engine_options, options.seed)
     estimates = sum(measured.cost.seconds(shape) for shape, _ in real.steps)
     console.print(f"cost of {measured.model} on {measured.machine}; seed {options.seed}")
     console.print(f"this run: {processor()}, load average {os.getloadavg()[0]:.1f}")

@@ -28,7 +28,7 @@ SMALL = Workload(requests=30, rate=0.2, prompt_tokens=(1, 60), output_tokens=(1,
 
 
 def simulated(trace: list[TraceRequest], measured: MeasuredRunner = MEASURED, seed: int = 1) -> Figures:
-    return simulate(trace, measured, EngineOptions(mixed_prefill_tokens=8), seed)
+    return simulate(trace, measured.limits, measured.cost, EngineOptions(mixed_prefill_tokens=8), seed)
 
 
 def test_a_request_alone_takes_the_time_of_its_steps() -> None:

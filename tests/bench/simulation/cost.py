@@ -9,6 +9,7 @@ floor is what reading the weights once takes. The coefficients are measured by
 import dataclasses
 import json
 from pathlib import Path
+from typing import Protocol
 
 from cadenza.server.runner.base import RunnerLimits, StepBatch
 
@@ -33,9 +34,16 @@ class StepShape:
         return cls(decode_rows, sum(lengths) - decode_rows, positions)
 
 
+class StepCost(Protocol):
+    """What a simulated runner asks."""
+
+    def seconds(self, shape: StepShape) -> float:
+        """Of one step."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class CostModel:
-    """Coefficients, seconds each."""
+    """Implements StepCost. Coefficients, seconds each."""
 
     fixed: float
     decode_row: float

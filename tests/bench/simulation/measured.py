@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from tests.bench.fitting import fit_terms
 from tests.bench.simulation.cost import CostModel, StepShape
 from tests.bench.simulation.recorder import Figures, Recorder
 from tests.bench.simulation.synthetic import Workload, synthetic_trace
@@ -108,9 +108,9 @@ def fit(steps: Iterable[tuple[StepShape, float]]) -> Fit:
     pairs = list(steps)
     features = np.array([(1, s.decode_rows, s.prefill_rows, s.positions) for s, _ in pairs], np.float64)
     seconds = np.array([taken for _, taken in pairs])
-    first = _least_squares(features, seconds)
+    first = fit_terms(features, seconds)
     kept = seconds < _FAR_OFF * (features @ first)
-    coefficients = _least_squares(features[kept], seconds[kept])
+    coefficients = fit_terms(features[kept], seconds[kept])
     alone = [t for s, t in pairs if s.decode_rows == 1 and not s.prefill_rows and s.positions < 200]
     fixed, decode_row, prefill_row, position = coefficients.tolist()
     floor = float(np.median(alone)) if alone else 0.0
@@ -125,8 +125,3 @@ def fit(steps: Iterable[tuple[StepShape, float]]) -> Fit:
         p90_error=float(np.quantile(errors, 0.9)),
         total=float(estimates.sum() / seconds.sum()),
     )
-
-
-def _least_squares(features: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    solution, *_ = np.linalg.lstsq(features / seconds[:, None], np.ones(len(seconds)), rcond=None)
-    return np.asarray(solution)

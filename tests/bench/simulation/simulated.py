@@ -7,7 +7,7 @@ request that arrives during a step enters the engine at the step's end, as in re
 import collections
 from collections.abc import Sequence
 
-from tests.bench.simulation.cost import CostModel, MeasuredRunner, StepShape
+from tests.bench.simulation.cost import StepCost, StepShape
 from tests.bench.simulation.recorder import Figures, Recorder
 from tests.bench.simulation.trace import LEAST_TOKEN, VOCABULARY, TraceRequest, engine_requests
 
@@ -34,7 +34,7 @@ class VirtualClock:
 class SimulatedRunner:
     """Implements runner.base.Runner: a step takes what the cost model says, on the virtual clock."""
 
-    def __init__(self, limits: RunnerLimits, cost: CostModel, clock: VirtualClock) -> None:
+    def __init__(self, limits: RunnerLimits, cost: StepCost, clock: VirtualClock) -> None:
         self.limits = limits
         self._cost = cost
         self._clock = clock
@@ -57,12 +57,12 @@ def _token(part: SequenceSlice) -> int:
 
 
 def simulate(
-    trace: Sequence[TraceRequest], measured: MeasuredRunner, options: EngineOptions, seed: int
+    trace: Sequence[TraceRequest], limits: RunnerLimits, cost: StepCost, options: EngineOptions, seed: int
 ) -> Figures:
     """Replays a trace to its end; every request is ended then. Raises SimulationError."""
     clock = VirtualClock()
     recorder = Recorder(clock)
-    runner = SimulatedRunner(measured.limits, measured.cost, clock)
+    runner = SimulatedRunner(limits, cost, clock)
     engine = Engine(runner, [b"x"] * VOCABULARY, options=options, clock=clock, report=recorder.report)
     arrivals = collections.deque(engine_requests(trace, seed))
     submitted = 0

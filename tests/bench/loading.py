@@ -1,0 +1,27 @@
+"""The demo's artifacts on the CPU runner, for benchmarks that need no engine."""
+
+from pathlib import Path
+
+from deploy.demo.models import ARTIFACTS, CACHE
+from google.protobuf import json_format
+
+from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
+from cadenza.v1.manifest_pb2 import ModelManifest
+
+
+def read_manifest(precision: str) -> ModelManifest:
+    """What the artifact of this precision says of itself."""
+    text = (_extra(precision) / "manifest.json").read_text(encoding="utf-8")
+    return json_format.Parse(text, ModelManifest())
+
+
+def load_runner(precision: str, *, lanes: int = 0, kv_cache_bytes: int = 0) -> LiteRTRunner:
+    """A runner with the server's default sizes where nothing else is said; the caller closes it."""
+    options = LiteRTOptions(CACHE / "server", lanes=lanes, kv_cache_bytes=kv_cache_bytes)
+    runner = LiteRTRunner.load(_extra(precision) / "cpu", read_manifest(precision), options)
+    runner.warm_up()
+    return runner
+
+
+def _extra(precision: str) -> Path:
+    return ARTIFACTS[precision] / "assets.extra"
