@@ -1,4 +1,4 @@
-"""Generates the Python modules and type stubs of cadenza.v1 from its .proto files.
+"""Generates the Python modules and type stubs beside the .proto files.
 
 `generate.py` rewrites them in place; `generate.py --check` only compares, and exits 1 where they differ.
 """
@@ -13,24 +13,25 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parent
-PACKAGE = Path("cadenza/v1")
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
-HAS_SERVICE = {"completion.proto"}
+SOURCES = "cadenza/*/*.proto"
+GENERATED = "cadenza/*/*_pb2*"
+HAS_SERVICE = {"completion.proto", "inference.proto"}
 
 
 def generate(out: Path) -> list[Path]:
     """Writes every generated file below `out` and returns their paths relative to it."""
-    (out / PACKAGE).mkdir(parents=True, exist_ok=True)
     # protoc looks for the mypy plugins on PATH; they lie beside the interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for source in sorted((ROOT / PACKAGE).glob("*.proto")):
+    for source in sorted(ROOT.glob(SOURCES)):
+        (out / source.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         outputs = [f"--python_out={out}", f"--mypy_out=quiet:{out}"]
         if source.name in HAS_SERVICE:
             outputs += [f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}"]
         arguments = [f"-I{ROOT}", f"-I{WELL_KNOWN}", *outputs, str(source)]
         if protoc.main(["protoc", *arguments]) != 0:
             raise SystemExit(f"protoc failed on {source}")
-    return sorted(path.relative_to(out) for path in (out / PACKAGE).glob("*_pb2*"))
+    return sorted(path.relative_to(out) for path in out.glob(GENERATED))
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = generate(Path(scratch))
-        committed = sorted(path.relative_to(ROOT) for path in (ROOT / PACKAGE).glob("*_pb2*"))
+        committed = sorted(path.relative_to(ROOT) for path in ROOT.glob(GENERATED))
         stale = sorted(set(committed) ^ set(fresh))
         stale += [
             p for p in set(fresh) & set(committed) if not filecmp.cmp(Path(scratch) / p, ROOT / p, False)

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cadenza.server.engine.request import TokenLogprob
+from cadenza.server.rpc.finite import finite
 from cadenza.server.tokenizer import Tokenizer
-
-_LEAST = -9999.0
-"""Stands for less: JSON has no infinity."""
 
 
 class CompletionLogprobs:
@@ -33,7 +31,7 @@ class CompletionLogprobs:
     def _lists(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob | None]) -> dict[str, Any]:
         return {
             "tokens": [self._text(token_id) for token_id in token_ids],
-            "token_logprobs": [None if one is None else _number(one.logprob) for one in logprobs],
+            "token_logprobs": [None if one is None else finite(one.logprob) for one in logprobs],
             "top_logprobs": [None if one is None else self._top(one) for one in logprobs],
             "text_offset": [self._advance(token_id) for token_id in token_ids],
         }
@@ -42,7 +40,7 @@ class CompletionLogprobs:
         """By the tokens' text; where several have the same, the most probable."""
         found: dict[str, float] = {}
         for token_id, logprob in (*one.alternatives, (one.token_id, one.logprob)):
-            found.setdefault(self._text(token_id), _number(logprob))
+            found.setdefault(self._text(token_id), finite(logprob))
         return found
 
     def _text(self, token_id: int) -> str:
@@ -71,8 +69,4 @@ def _chat_token(one: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
     written = tokenizer.written(token_id)
-    return {"token": written.decode(errors="replace"), "logprob": _number(logprob), "bytes": list(written)}
-
-
-def _number(logprob: float) -> float:
-    return max(logprob, _LEAST)
+    return {"token": written.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(written)}

@@ -40,15 +40,13 @@ def method_of(handler: Handler) -> Method:
         behaviour = _unary(cast("Behaviour", handler.unary_unary))
         return Method("unary", behaviour, grpc.unary_unary_rpc_method_handler, False)
     if handler.stream_stream is not None:
-        behaviour = _reading(_streaming(cast("_Generator", handler.stream_stream)))
+        behaviour = _reading(_answering(handler.stream_stream))
         return Method("bidi_stream", behaviour, grpc.stream_stream_rpc_method_handler, True)
     if handler.unary_stream is None:
         raise NotImplementedError("no service here takes a stream and gives one message")
-    if inspect.isasyncgenfunction(handler.unary_stream):
-        behaviour = _streaming(cast("_Generator", handler.unary_stream))
-        return Method("server_stream", behaviour, grpc.unary_stream_rpc_method_handler, False)
-    behaviour = _writing(cast("Behaviour", handler.unary_stream))
-    return Method("server_stream", behaviour, grpc.unary_stream_rpc_method_handler, True)
+    behaviour = _answering(handler.unary_stream)
+    is_endless = not inspect.isasyncgenfunction(handler.unary_stream)
+    return Method("server_stream", behaviour, grpc.unary_stream_rpc_method_handler, is_endless)
 
 
 def tolerant(deserialize: Callable[[bytes], Any], most_bytes: int) -> Callable[[bytes], Any]:
@@ -74,6 +72,13 @@ def raising(error: RequestError) -> Behaviour:
     return run
 
 
+def _answering(method: Any) -> Behaviour:
+    """Of a method that gives its messages, or writes them itself."""
+    if inspect.isasyncgenfunction(method):
+        return _streaming(cast("_Generator", method))
+    return _writing(cast("Behaviour", method))
+
+
 def _unary(behaviour: Behaviour) -> Behaviour:
     async def run(request: Any, context: Context) -> Any:
         response = await behaviour(request, context)
@@ -97,8 +102,6 @@ def _streaming(behaviour: _Generator) -> Behaviour:
 
 
 def _writing(behaviour: Behaviour) -> Behaviour:
-    """For one that writes its messages itself."""
-
     async def run(request: Any, context: Context) -> None:
         await _begin_answer(context)
         await behaviour(request, context)
