@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from tests.server.scripted_loader import ScriptedLoader
 from tests.server.scripted_runner import ScriptedRunner
 
-from cadenza.server.app import Ports, Server
+from cadenza.server.app import MakeTracer, Ports, Server, choose_tracer
 from cadenza.server.config import Settings
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
@@ -93,11 +93,15 @@ class HandClock:
 
 @asynccontextmanager
 async def live_server(
-    artifact: Path, runner: ScriptedRunner, clock: Callable[[], float] = time.monotonic, **changes: Any
+    artifact: Path,
+    runner: ScriptedRunner,
+    clock: Callable[[], float] = time.monotonic,
+    make_tracer: MakeTracer = choose_tracer,
+    **changes: Any,
 ) -> AsyncIterator[Live]:
     """A loaded server of one model named `tiny`, stopped at the end."""
     chosen = settings(model=(f"tiny={artifact}",), **changes)
-    server = Server(chosen, ScriptedLoader(lambda _: runner), clock)
+    server = Server(chosen, ScriptedLoader(lambda _: runner), clock, make_tracer)
     ports = await server.start()
     await server.load()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:

@@ -7,7 +7,7 @@ import pytest
 from tests.server.scripted_runner import LIMITS
 
 from cadenza.server.admission import AdmissionQueue, Arrival, Place, QueueLimits
-from cadenza.server.engine.request import StepReport
+from cadenza.server.engine.request import StepKind, StepReport
 from cadenza.server.errors import QueueFullError
 from cadenza.server.pace import Ahead, Pace, Work
 
@@ -24,9 +24,9 @@ def _waiting(queue: AdmissionQueue, prompt_tokens: int, arrival: Arrival) -> Pla
 
 def _step(tokens: int, seconds: float, **changes: Any) -> StepReport:
     fields: dict[str, Any] = {
-        "events": (), "duration": seconds, "batch_tokens": tokens, "batch_sequences": 1, "running": 0,
-        "waiting": 0, "preemptions": 0, "prompt_tokens_looked_up": 0, "prompt_tokens_cached": 0,
-        "kv_blocks_used": 0, "kv_blocks_total": 1,
+        "events": (), "duration": seconds, "batch_tokens": tokens, "batch_sequences": 1,
+        "kind": StepKind.PREFILL, "running": 0, "waiting": 0, "preemptions": 0,
+        "prompt_tokens_looked_up": 0, "prompt_tokens_cached": 0, "kv_blocks_used": 0, "kv_blocks_total": 1,
     }  # fmt: skip
     return StepReport(**{**fields, **changes})
 

@@ -45,6 +45,7 @@ async def test_each_choice_ends_for_its_own_reason(live: Live) -> None:
         pb.FINISH_REASON_STOP,
         pb.FINISH_REASON_STOP_TOKEN,
     ]
+    assert await live.metric('cadenza_requests_finished_total{model="tiny",reason="mixed"}') == 2
 
 
 async def test_choices_run_together_and_are_counted_once_each(live: Live) -> None:
@@ -154,6 +155,7 @@ async def test_cached_prompt_tokens_are_reported_and_the_opt_out_is_kept(live: L
         assert response.usage.cached_prompt_tokens == cached
     assert await live.metric("cadenza_prefix_cache_queried_tokens_total") == 3 * 16
     assert await live.metric("cadenza_prefix_cache_hit_tokens_total") == 2 * 12
+    assert await live.metric("cadenza_cached_prompt_tokens_total") == 2 * 12
 
 
 async def test_sampling_fields_reach_the_runner(live: Live) -> None:

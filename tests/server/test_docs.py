@@ -5,7 +5,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from cadenza.server.errors import Reason
-from cadenza.server.metrics import Metrics
+from cadenza.server.metrics import Metrics, ModelMetrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -19,7 +19,7 @@ def test_every_metric_is_in_the_table_of_metrics() -> None:
     text = (DOCS / "metrics.md").read_text()
     registry = CollectorRegistry()
     metrics = Metrics(registry, server_version="1")
-    metrics.for_model("m")
+    ModelMetrics(metrics, "m")
     metrics.version_serves("m", 1, {})
     names = [
         f"{one.name}{ {'counter': '_total', 'info': '_info'}.get(one.type, '') }"

@@ -50,6 +50,7 @@ async def test_a_failing_step_fails_its_requests_and_the_next_is_served(live: Li
     assert await waiting == "rstuv"
     assert (await live.get("/readyz"))[0] == 200
     assert await live.metric('cadenza_requests_failed_total{cause="step_failed",model="tiny"}') == 2
+    assert await live.metric("cadenza_engine_step_failures_total") == 1
     assert await live.metric("cadenza_engine_failures_total") == 0
     assert await live.metric("cadenza_kv_cache_usage_ratio") == 0
 

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from cadenza.server.engine.request import Finished, FinishReason, Progress, Timing, TokenLogprob
+from cadenza.server.engine.request import Finished, FinishReason, Progress, Request, Timing, TokenLogprob
 from cadenza.server.streams import Part, Stream
 
 FINISHED = Finished("key", 1, 0, 5, Timing(0, 1, 2, 3))
 
 
 def _stream() -> Stream:
-    return Stream("id", "key", lambda _: None)
+    return Stream(Request("id", (1,), 5, arrival_time=0), "key", lambda _: None)
 
 
 async def test_slow_reader_gets_everything_in_few_parts() -> None:

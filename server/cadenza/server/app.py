@@ -24,6 +24,7 @@ from cadenza.server.http import Calls, HttpServer, OpenAiApi, http_app
 from cadenza.server.metrics import Metrics
 from cadenza.server.model_factory import ModelFactory
 from cadenza.server.models import ModelTable
+from cadenza.server.rpc.call_records import CallRecords, Tracer
 from cadenza.server.rpc.credentials import Credentials
 from cadenza.server.rpc.server import GrpcServer
 from cadenza.server.runner.loading import OnCompile, RunnerLoader, choose_loader
@@ -35,10 +36,14 @@ _log = structlog.get_logger(__name__)
 _LAST_MESSAGES_SECONDS = 5.0
 """How long clients may take to read the ends of their streams once the engines have stopped."""
 
+_LAST_SPANS_SECONDS = 3.0
+"""How long the collector may take to read the last spans."""
+
 _SWITCH_SECONDS = 2e-4
 """How long the loop may hold Python's lock while an engine waits for it between two steps."""
 
 MakeLoader = Callable[[Settings, OnCompile], RunnerLoader]
+MakeTracer = Callable[[Settings, str], Tracer | None]
 
 
 class ExitCode(enum.IntEnum):
@@ -49,6 +54,22 @@ class ExitCode(enum.IntEnum):
     WRONG_FLAGS = 2
     ENGINE_FAILED = 3
     FORCED = 4
+
+
+def choose_tracer(settings: Settings, version: str) -> Tracer | None:
+    """None where tracing is off; `version` is the server's.
+
+    Raises StartupError where it is on and its packages are not installed.
+    """
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from cadenza.server.tracing import OpenTelemetryTracer
+    except ImportError as error:
+        raise StartupError(
+            f"--otlp-endpoint needs packages that are not installed ({error}); install cadenza[tracing]"
+        ) from error
+    return OpenTelemetryTracer.to_collector(settings.otlp_endpoint, server_version=version)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,10 +89,11 @@ class Server:
         settings: Settings,
         make_loader: MakeLoader = choose_loader,
         clock: Callable[[], float] = time.monotonic,
+        make_tracer: MakeTracer = choose_tracer,
     ) -> None:
         """`make_loader` is called outside the loop; `clock` gives seconds that never go back.
 
-        Raises StartupError where certificates or tokens cannot be read.
+        Raises StartupError where certificates or tokens cannot be read, or tracing's packages are missing.
         """
         self._settings = settings
         self._registry = CollectorRegistry()
@@ -100,10 +122,13 @@ class Server:
             limit=settings.watchdog_seconds,
             on_change=self._say_health,
         )
+        self._tracer = make_tracer(settings, version)
+        records = CallRecords(clock, slow_seconds=settings.slow_request_seconds, tracer=self._tracer)
+        credentials = Credentials(settings, self._metrics)
         self._grpc = GrpcServer(
-            self._models, self._metrics, clock, settings, Credentials(settings, self._metrics), self._fail
+            self._models, self._metrics, clock, records, settings, credentials, self._fail
         )
-        api = self._openai_api(version, clock) if settings.serves_openai else None
+        api = self._openai_api(version, clock, records) if settings.serves_openai else None
         self._http = HttpServer(http_app(self._registry, lambda: self._ready, api, settings.allowed_origin))
         self.engine_failed = asyncio.Event()
         """Set when an engine, or gRPC's own loop, has broken; what is left to do is to stop."""
@@ -148,6 +173,8 @@ class Server:
         stopped = await asyncio.gather(*(dispatcher.drain(drain_seconds) for dispatcher in dispatchers))
         await self._grpc.stop(_LAST_MESSAGES_SECONDS)
         await self._http.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close, _LAST_SPANS_SECONDS)
         return all(stopped)
 
     @property
@@ -162,9 +189,9 @@ class Server:
     async def _say_health(self) -> None:
         await self._grpc.set_serving(self._ready)
 
-    def _openai_api(self, version: str, clock: Callable[[], float]) -> OpenAiApi:
+    def _openai_api(self, version: str, clock: Callable[[], float], records: CallRecords) -> OpenAiApi:
         limit = self._settings.max_message_bytes
-        calls = Calls(self._metrics, clock, self._grpc.credentials, max_body_bytes=limit)
+        calls = Calls(self._metrics, clock, records, self._grpc.credentials, max_body_bytes=limit)
         return OpenAiApi(self._models, calls, version)
 
     def _fail(self) -> None:

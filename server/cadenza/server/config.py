@@ -3,17 +3,17 @@
 `Settings.from_command_line` is what `cadenza-server` reads; tests and embedders build `Settings` directly.
 """
 
-import argparse
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cadenza.server.flags import make_parser, problem
 
 _ENV_PREFIX = "CADENZA_SERVER_"
 _WEIGHTS = (0.001, 1000.0)
@@ -197,6 +197,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 
     @field_validator("model", "client_weight", "pin", "version_label", "allowed_origin", mode="before")
+    slow_request_seconds: float = Field(
+        30.0, ge=0, le=86400, description="a request that takes longer leaves a line that says why; 0 is none"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+$",
+        description="http:// or https://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a "
+        "span of every call; OTEL_* variables say the rest; no spans where absent",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
@@ -280,11 +289,16 @@ class Settings(BaseSettings):
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
         """Reads flags and environment; raises SystemExit(2) after saying what is wrong."""
-        parser = _parser()
+        parser = make_parser(
+            cls.model_fields,
+            prog="cadenza-server",
+            description="Serves exported models: completions by gRPC and HTTP, metrics and probes by HTTP.",
+            epilog=_EPILOG,
+        )
         try:
             return cls(**vars(parser.parse_args(arguments)))
         except ValidationError as error:
-            parser.error("; ".join(_problem(details) for details in error.errors()))
+            parser.error("; ".join(map(problem, error.errors())))
 
 
 def _parse_weight(text: str) -> tuple[str, float]:
@@ -321,76 +335,3 @@ def _parse_label(text: str) -> tuple[tuple[str, str], int]:
             f"{text!r} is not MODEL:LABEL=VERSION, such as smollm:stable=3; a LABEL begins with a letter"
         )
     return (match[1], match[2]), int(match[3])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cadenza-server",
-        description="Serves exported models: completions over gRPC and HTTP, metrics and probes over HTTP.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for name, field in Settings.model_fields.items():
-        _add_flag(parser, name, field)
-    return parser
-
-
-def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
-    flag = "--" + name.replace("_", "-")
-    if isinstance(field.default, bool):
-        default = flag if field.default else flag.replace("--", "--no-", 1)
-        action = argparse.BooleanOptionalAction
-        parser.add_argument(flag, action=action, help=f"{field.description} (default {default})")
-        return
-    plain = isinstance(field.default, int | float | str) and not field.default_factory
-    parser.add_argument(
-        flag,
-        metavar=_METAVARS.get(name, "N"),
-        action="append" if isinstance(field.default, tuple) else "store",
-        help=f"{field.description}{f' (default {field.default})' if plain else ''}",
-    )
-
-
-_METAVARS = {
-    "models": "DIR",
-    "model": "NAME=PATH",
-    "models_poll_seconds": "SECONDS",
-    "pin": "MODEL=VERSION",
-    "version_label": "MODEL:LABEL=VERSION",
-    "host": "ADDRESS",
-    "tls_certificate": "FILE",
-    "tls_key": "FILE",
-    "tls_client_ca": "FILE",
-    "token_file": "FILE",
-    "credentials_poll_seconds": "SECONDS",
-    "tensorflow_serving": "WHEN",
-    "openai": "WHEN",
-    "allowed_origin": "URL",
-    "device": "DEVICE",
-    "runner": "RUNNER",
-    "precision": "PRECISION",
-    "device_memory_fraction": "SHARE",
-    "kv_cache_gib": "GIB",
-    "max_message_bytes": "BYTES",
-    "max_metadata_bytes": "BYTES",
-    "max_connection_seconds": "SECONDS",
-    "max_connection_grace_seconds": "SECONDS",
-    "keepalive_seconds": "SECONDS",
-    "min_ping_seconds": "SECONDS",
-    "max_queue_bytes": "BYTES",
-    "overdue_seconds": "SECONDS",
-    "client_weight": "NAME=W",
-    "watchdog_seconds": "SECONDS",
-    "drain_seconds": "SECONDS",
-    "cache_dir": "DIR",
-    "log_format": "FORMAT",
-    "log_level": "LEVEL",
-}
-
-
-def _problem(details: Any) -> str:
-    where = "--" + "-".join(str(part) for part in details["loc"]).replace("_", "-") if details["loc"] else ""
-    message = details["msg"].removeprefix("Value error, ")
-    return f"{where} {details['input']!r}: {message}" if where else message

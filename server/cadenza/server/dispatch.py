@@ -22,6 +22,7 @@ from cadenza.server.engine.request import (
     Failed,
     FailureCause,
     Finished,
+    Preempted,
     Progress,
     Request,
     StepReport,
@@ -136,7 +137,7 @@ class Dispatcher:
         self._queue.fill(place, prompt_tokens, self._clock())
         place.kept = True
         key = f"{next(self._keys)}-{request.request_id}"
-        stream = Stream(request.request_id, key, self._close)
+        stream = Stream(request, key, self._close)
         self._streams[key] = stream
         self._homes[key] = replica
         replica.submit(dataclasses.replace(request, request_id=key), place)
@@ -239,7 +240,7 @@ class Dispatcher:
     def _close(self, stream: Stream) -> None:
         if (replica := self._take(stream)) is not None and not stream.ended:
             replica.cancel(stream.key)
-            self._metrics.cancelled(_stage(stream, replica), "client")
+            self._metrics.cancelled(stream.account.stage, "client")
 
     def _take(self, stream: Stream) -> Replica | None:
         """Forgets a stream; returns where its request is, None where the stream is not known any more."""
@@ -259,6 +260,7 @@ class Dispatcher:
             generated += len(event.token_ids)
             ended += event.finish_reason is not None
             if stream is not None:
+                stream.account.advance(event, now)
                 if event.token_ids:
                     _count_interval(stream, event.choice, now, intervals)
                 if event.finish_reason is not None:
@@ -283,13 +285,15 @@ class Dispatcher:
     def _change(
         self,
         replica: Replica,
-        event: Admitted | Finished | Cancelled | Failed,
+        event: Admitted | Preempted | Finished | Cancelled | Failed,
         stream: Stream | None,
         now: float,
     ) -> None:
-        """What happens once per request: it leaves the queue, it ends."""
-        if stream is not None and not isinstance(event, Admitted):
-            self._end(replica, event, stream)
+        """What happens to a request as a whole: it leaves the queue, it gives way, it ends."""
+        if stream is not None:
+            self._tell(event, stream)
+        if isinstance(event, Preempted):
+            return
         place = replica.waiting.pop(event.request_id, None)
         if place is not None:
             self._queue.leave(place)
@@ -300,16 +304,21 @@ class Dispatcher:
         elif place is not None:
             replica.running[event.request_id] = Running(place.arrival.priority, now)
 
-    def _end(self, replica: Replica, event: Finished | Cancelled | Failed, stream: Stream) -> None:
+    def _tell(self, event: Admitted | Preempted | Finished | Cancelled | Failed, stream: Stream) -> None:
         match event:
+            case Admitted():
+                stream.account.admit(event)
+            case Preempted():
+                stream.account.preemptions += 1
             case Finished():
-                self._metrics.finished(event, len(stream.last_token_at))
+                stream.account.finish(event)
+                self._metrics.finished(event, stream.account)
                 stream.end(event)
             case Cancelled(deadline_exceeded=True):
-                self._metrics.cancelled(_stage(stream, replica), "deadline")
+                self._metrics.cancelled(stream.account.stage, "deadline")
                 stream.end(DeadlineExceededError())
             case Cancelled():
-                self._metrics.cancelled(_stage(stream, replica), "drain")
+                self._metrics.cancelled(stream.account.stage, "drain")
                 stream.end(DrainingError())
             case Failed(cause=cause, message=message):
                 _log.error(
@@ -349,13 +358,6 @@ def _end_streams(streams: Iterable[Stream], error: Callable[[Stream], RequestErr
     for stream in streams:
         if not stream.ended:
             stream.end(error(stream))
-
-
-def _stage(stream: Stream, replica: Replica) -> str:
-    """How far a request has come."""
-    if stream.key in replica.waiting:
-        return "queue"
-    return "decode" if stream.last_token_at else "prefill"
 
 
 def _sure_tokens(request: Request) -> int:

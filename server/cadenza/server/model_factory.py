@@ -12,7 +12,7 @@ from cadenza.server.config import Settings
 from cadenza.server.dispatch import Dispatcher
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.errors import ArtifactError, MemoryShortError
-from cadenza.server.metrics import Metrics
+from cadenza.server.metrics import Metrics, ModelMetrics
 from cadenza.server.models import MAX_CHOICES, ServedModel
 from cadenza.server.repository import Artifact, ModelVersion, load_artifact
 from cadenza.server.runner.base import Runner
@@ -86,7 +86,7 @@ class ModelFactory:
                 prefix_cache=settings.prefix_cache,
                 client_weights=settings.client_weights,
             ),
-            metrics=self._metrics.for_model(artifact.name),
+            metrics=ModelMetrics(self._metrics, artifact.name),
             clock=self._clock,
             on_failure=self._on_failure,
         )

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from cadenza.server.engine.request import Finished, FinishReason, Progress, TokenLogprob
+from cadenza.server.account import Account
+from cadenza.server.engine.request import Finished, FinishReason, Progress, Request, TokenLogprob
 from cadenza.server.errors import RequestError
 
 
@@ -26,10 +27,11 @@ class Part:
 class Stream:
     """One submitted request. A context manager: leaving it before the end cancels the request."""
 
-    def __init__(self, request_id: str, key: str, on_close: Callable[["Stream"], None]) -> None:
-        """`request_id` is the caller's, `key` the engine's."""
-        self.request_id = request_id
+    def __init__(self, request: Request, key: str, on_close: Callable[["Stream"], None]) -> None:
+        """`request` has the caller's id, `key` is the engine's."""
+        self.request_id = request.request_id
         self.key = key
+        self.account = Account(request)
         self.last_token_at: dict[int, float] = {}
         """By choice, seconds on the engine's clock; a choice without a token is not in it."""
         self._on_close = on_close

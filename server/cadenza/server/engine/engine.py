@@ -28,8 +28,10 @@ from cadenza.server.engine.request import (
     Event,
     Failed,
     FailureCause,
+    Preempted,
     Progress,
     Request,
+    StepKind,
     StepReport,
     Submit,
     TokenLogprob,
@@ -56,6 +58,7 @@ class _StepSummary:
 
     tokens: int = 0
     sequences: int = 0
+    kind: StepKind | None = None
     preemptions: int = 0
     duration: float = 0.0
     prompt_tokens_looked_up: int = 0
@@ -161,7 +164,9 @@ class Engine:
         begin = self._clock()
         schedule = self._scheduler.schedule(begin)
         summary = _StepSummary(preemptions=len(schedule.preempted))
+        events += [Preempted(sequence.request_id) for sequence in schedule.preempted]
         self._begin(schedule, begin, events, summary)
+        kind = _kind(schedule)
         try:
             result = self._run(assemble(schedule), begin)
         except RunnerError as error:
@@ -177,6 +182,7 @@ class Engine:
                 self._deliver(active, advance, result.token_ids[index], logprobs, now, events)
         summary.sequences = len(schedule.advances)
         summary.tokens = sum(advance.num_tokens for advance in schedule.advances)
+        summary.kind = kind if summary.tokens else None
         summary.duration = self._clock() - begin
         return summary
 
@@ -188,7 +194,7 @@ class Engine:
                 continue
             active.first_step_time = now
             active.cached_prompt_tokens = sequence.num_computed
-            events.append(Admitted(sequence.request_id))
+            events.append(Admitted(sequence.request_id, now, sequence.num_computed))
             if self._kv_cache.looks_up(sequence):
                 summary.prompt_tokens_looked_up += sequence.prompt_length
                 summary.prompt_tokens_cached += sequence.num_computed
@@ -279,6 +285,7 @@ class Engine:
             duration=summary.duration,
             batch_tokens=summary.tokens,
             batch_sequences=summary.sequences,
+            kind=summary.kind,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             preemptions=summary.preemptions,
@@ -287,3 +294,11 @@ class Engine:
             kv_blocks_used=self._kv_cache.num_used,
             kv_blocks_total=self._kv_cache.num_blocks,
         )
+
+
+def _kind(schedule: Schedule) -> StepKind:
+    """What the step that is about to run computes."""
+    decodes = sum(advance.sequence.is_decoding for advance in schedule.advances)
+    if decodes == len(schedule.advances):
+        return StepKind.DECODE
+    return StepKind.MIXED if decodes else StepKind.PREFILL

@@ -122,17 +122,56 @@ Command = Submit | Cancel | Drain
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timing:
-    """When a request's milestones were, in seconds on the engine's clock."""
+    """When a request's milestones were, in seconds on the engine's clock.
+
+    What responses, metrics, traces and logs say of a request's time is of these.
+    """
 
     arrival: float
     first_step: float
     first_token: float
     last_token: float
 
+    @property
+    def queue(self) -> float:
+        """Seconds from arrival to the first step: reading the prompt, and waiting."""
+        return self.first_step - self.arrival
+
+    @property
+    def prefill(self) -> float:
+        """Seconds from the first step to the first token."""
+        return self.first_token - self.first_step
+
+    @property
+    def decode(self) -> float:
+        """Seconds from the first token to the last."""
+        return self.last_token - self.first_token
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from arrival to the first token."""
+        return self.first_token - self.arrival
+
+    @property
+    def total(self) -> float:
+        """Seconds from arrival to the last token."""
+        return self.last_token - self.arrival
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Admitted:
     """The request has left the queue: its first step begins."""
+
+    request_id: str
+    time: float
+    """When its first step began."""
+    cached_prompt_tokens: int
+    """Those of its prompt whose KV blocks were there already."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preempted:
+    """One of the request's choices has lost its KV blocks and waits, to be computed again."""
 
     request_id: str
 
@@ -193,7 +232,17 @@ class Failed:
     """For the server's log."""
 
 
-Event = Admitted | Progress | Finished | Cancelled | Failed
+Event = Admitted | Preempted | Progress | Finished | Cancelled | Failed
+
+
+class StepKind(enum.Enum):
+    """What a step computed."""
+
+    PREFILL = "prefill"
+    """Prompts, or again what a preemption has lost."""
+    DECODE = "decode"
+    """Next tokens alone."""
+    MIXED = "mixed"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -205,6 +254,8 @@ class StepReport:
     """Seconds, runner and scheduling together; 0 where nothing ran."""
     batch_tokens: int
     batch_sequences: int
+    kind: StepKind | None
+    """None where no tokens ran."""
     running: int
     """Sequences that have KV blocks and are advanced."""
     waiting: int

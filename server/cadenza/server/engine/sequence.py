@@ -76,6 +76,11 @@ class Sequence:
     @property
     def num_generated(self) -> int:
         """Tokens generated so far."""
+    @property
+    def is_decoding(self) -> bool:
+        """Whether nothing but its last generated token is to be computed."""
+        return self.num_pending == 1 and self.num_generated > 0
+
         return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property

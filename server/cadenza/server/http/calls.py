@@ -20,8 +20,8 @@ from cadenza.server.errors import (
 from cadenza.server.http import errors
 from cadenza.server.http.sending import Answer, event, to_json
 from cadenza.server.metrics import Metrics
-from cadenza.server.rpc.call import Call, client_id, request_id
-from cadenza.server.rpc.call_log import CallLog
+from cadenza.server.rpc.call import Call, Door, client_id, request_id
+from cadenza.server.rpc.call_records import CallRecords
 
 _log = structlog.get_logger(__name__)
 _BODY_SECONDS = 30.0
@@ -69,13 +69,19 @@ class Calls:
     """Makes ASGI applications of functions that answer. `clock` is the engine's, in seconds."""
 
     def __init__(
-        self, metrics: Metrics, clock: Callable[[], float], callers: Callers, *, max_body_bytes: int
+        self,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        records: CallRecords,
+        callers: Callers,
+        *,
+        max_body_bytes: int,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._records = records
         self._callers = callers
         self._max_body_bytes = max_body_bytes
-        self._log = CallLog(clock)
 
     def endpoint(self, path: str, respond: Respond) -> "Endpoint":
         """The application of one path."""
@@ -84,8 +90,8 @@ class Calls:
     async def answer(self, path: str, respond: Respond, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one call, whatever happens."""
         headers = Headers(scope=scope)
-        call = Call(request_id(headers.items()), self._clock())
-        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        call = Call(request_id(headers.items()), self._clock(), door=Door.of_http(scope["method"], path))
+        self._records.begin(call, headers.items())
         answer = Answer(send, call.request_id)
         try:
             await self._run(respond, scope, receive, answer, headers, call)
@@ -93,8 +99,9 @@ class Calls:
             call.code = "CANCELLED"
             raise
         finally:
-            self._log.ended(path, call)
-            self._metrics.http_requests.labels(path, _status(call, answer)).inc()
+            call.http_status = _status(call, answer)
+            self._metrics.http_requests.labels(path, call.http_status).inc()
+            self._records.end(call)
 
     async def _run(
         self, respond: Respond, scope: Scope, receive: Receive, answer: Answer, headers: Headers, call: Call
@@ -184,6 +191,6 @@ async def _leaves(receive: Receive) -> None:
         pass
 
 
-def _status(call: Call, answer: Answer) -> str:
+def _status(call: Call, answer: Answer) -> int:
     """As nginx counts them: 499 where the client left."""
-    return "499" if call.code == "CANCELLED" else str(answer.status)
+    return 499 if call.code == "CANCELLED" else answer.status

@@ -1,16 +1,53 @@
-"""What is known of the call being answered, for its handler, its log line and its metrics."""
+"""What is known of the call being answered, for its handler, its log lines, its spans and its metrics."""
 
 import contextvars
 import dataclasses
 import urllib.parse
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
+from cadenza.server.account import Account
 from cadenza.server.errors import InvalidRequestError, Reason, quote
 
 REQUEST_ID_KEY = "x-request-id"
 CLIENT_ID_KEY = "cadenza-client-id"
 _LONGEST_ID = 128
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Door:
+    """Where calls of one method come in, and what logs and spans say of them."""
+
+    method: str
+    """In log lines."""
+    span: str
+    """The name of their spans."""
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of their spans, by OpenTelemetry's conventions."""
+    is_traced: bool = True
+
+    @classmethod
+    def of_grpc(cls, service: str, method: str, *, is_traced: bool) -> "Door":
+        """A method of a service, given by its full name."""
+        name = f"{service}/{method}"
+        return cls(method, name, {"rpc.system.name": "grpc", "rpc.method": name}, is_traced)
+
+    @classmethod
+    def of_http(cls, method: str, path: str) -> "Door":
+        """GET or POST of a path, parameters as names."""
+        return cls(path, f"{method} {path}", {"http.request.method": method, "http.route": path})
+
+
+class CallSpan(Protocol):
+    """What a trace says of one call."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
+
+    def end(self, call: "Call", now: float) -> None:
+        """The call has ended, `now` on the engine's clock."""
+        ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -24,6 +61,14 @@ class Call:
     log: dict[str, object] = dataclasses.field(default_factory=dict)
     client: str | None = None
     """Who asks, where a token or a certificate proves it."""
+    door: Door = Door("unknown", "unknown", is_traced=False)
+    http_status: int | None = None
+    """What it was answered with, where it came by HTTP."""
+    is_chat: bool = False
+    """Whether what is to be completed is a conversation."""
+    accounts: list[Account] = dataclasses.field(default_factory=list)
+    """Of its requests that the engine took."""
+    span: CallSpan | None = None
 
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_call")

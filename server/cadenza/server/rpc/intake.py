@@ -8,7 +8,7 @@ import grpc
 
 from cadenza.server.admission import Arrival, Place
 from cadenza.server.models import ServedModel
-from cadenza.server.rpc.call import Call, client_id
+from cadenza.server.rpc.call import Call, client_id, current_call
 from cadenza.server.rpc.parameters import read_request
 from cadenza.server.rpc.prompt import read_prompt
 from cadenza.server.streams import Stream
@@ -45,4 +45,8 @@ async def submit(
     """
     token_ids = await read_prompt(prompt, model, model.max_context - 1)
     request = read_request(parameters, token_ids, model, place.arrival)
-    return model.dispatcher.submit(request, place), token_ids
+    stream = model.dispatcher.submit(request, place)
+    call = current_call.get()
+    call.accounts.append(stream.account)
+    call.is_chat = prompt.HasField("chat")
+    return stream, token_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn, Protocol
 
@@ -20,8 +21,8 @@ from cadenza.server.errors import (
 )
 from cadenza.server.metrics import Metrics
 from cadenza.server.rpc.behaviours import Behaviour, Handler, Unfit, method_of, raising, tolerant
-from cadenza.server.rpc.call import Call, current_call, request_id
-from cadenza.server.rpc.call_log import CallLog
+from cadenza.server.rpc.call import Call, Door, current_call, request_id
+from cadenza.server.rpc.call_records import CallRecords
 from cadenza.server.rpc.errors import status_code, trailing_metadata
 from cadenza.server.rpc.intake import Context
 
@@ -29,6 +30,9 @@ _log = structlog.get_logger(__name__)
 
 _OPEN = "/grpc.health.v1.Health/"
 """Methods that begin so are answered to everyone."""
+
+_UNTRACED = ("grpc.", "unknown")
+"""Services that begin so have no spans: probes come all the time, and anybody can call what is not there."""
 
 _admitted: contextvars.ContextVar[str | None] = contextvars.ContextVar("_admitted", default=None)
 """The name of the token that the call being answered has shown."""
@@ -56,15 +60,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         clock: Callable[[], float],
+        records: CallRecords,
         *,
         max_message_bytes: int,
         callers: Callers | None = None,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._records = records
         self._max_message_bytes = max_message_bytes
         self._callers = callers
-        self._log = CallLog(clock)
         self._wrapped: dict[str, tuple[str, Handler]] = {}
         self._active = 0
         self._idle = asyncio.Event()
@@ -120,18 +125,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started = self._metrics.rpc_started.labels(kind, service, name)
 
         async def answer(request: Any, context: Context) -> Any:
-            call = Call(
-                request_id(context.invocation_metadata() or ()), self._clock(), client=self._client(context)
-            )
-            current_call.set(call)
-            structlog.contextvars.bind_contextvars(request_id=call.request_id)
+            metadata = context.invocation_metadata() or ()
+            call = Call(request_id(metadata), self._clock(), client=self._client(context), door=door)
+            self._records.begin(call, metadata)
             started.inc()
             self._enter(0 if is_endless else 1)
             try:
                 return await self._run(behaviour, request, context, call)
             finally:
                 self._metrics.rpc_handled.labels(kind, service, name, call.code).inc()
-                self._log.ended(name, call)
+                self._records.end(call)
                 self._enter(0 if is_endless else -1)
 
         return answer
@@ -143,6 +146,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._idle.clear()
         else:
             self._idle.set()
+        door = Door.of_grpc(service, name, is_traced=not (is_endless or service.startswith(_UNTRACED)))
 
     def _client(self, context: Context) -> str | None:
         """A token says more of who calls than the connection that it came by."""

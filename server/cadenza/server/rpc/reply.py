@@ -38,7 +38,7 @@ def summary(finished: Sequence[Finished], reasons: Iterable[FinishReason]) -> di
         "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in finished),
         "completion_tokens": sum(one.completion_tokens for one in finished),
         "finish_reason": ",".join(reason.value for reason in reasons),
-        "time_to_first_token": round(min(one.timing.first_token - one.timing.arrival for one in finished), 6),
+        "time_to_first_token": round(min(one.timing.time_to_first_token for one in finished), 6),
     }
 
 
@@ -128,10 +128,10 @@ def _usage(finished: Finished) -> pb.Usage:
 
 def _timing(timing: Timing) -> pb.Timing:
     return pb.Timing(
-        queue=_duration(timing.first_step - timing.arrival),
-        prefill=_duration(timing.first_token - timing.first_step),
-        decode=_duration(timing.last_token - timing.first_token),
-        time_to_first_token=_duration(timing.first_token - timing.arrival),
+        queue=_duration(timing.queue),
+        prefill=_duration(timing.prefill),
+        decode=_duration(timing.decode),
+        time_to_first_token=_duration(timing.time_to_first_token),
     )
 
 

@@ -14,6 +14,7 @@ from cadenza.server.errors import StartupError
 from cadenza.server.metrics import Metrics
 from cadenza.server.models import ModelTable
 from cadenza.server.rpc.channel_arguments import channel_arguments
+from cadenza.server.rpc.call_records import CallRecords
 from cadenza.server.rpc.completion import CompletionServicer
 from cadenza.server.rpc.credentials import Credentials
 from cadenza.server.rpc.interceptor import CallInterceptor
@@ -41,6 +42,7 @@ class GrpcServer:
         settings: Settings,
         credentials: Credentials,
         on_failure: Callable[[], None],
+        records: CallRecords,
     ) -> None:
         """`clock` is the engine's, in seconds. `on_failure` is called if the server ends without `stop`."""
         self._models = models
@@ -49,10 +51,12 @@ class GrpcServer:
         self._on_failure = on_failure
         self.credentials = credentials
         limit, options = settings.max_message_bytes, channel_arguments(settings)
-        self._calls = CallInterceptor(metrics, clock, max_message_bytes=limit, callers=self.credentials)
+        self._calls = CallInterceptor(
+            metrics, clock, records, max_message_bytes=limit, callers=self.credentials
+        )
         self._server = tolerant_server([self._calls], options, self._calls.answer_unknown)
         # With an interceptor of its own: it remembers the methods of its server, and lets everyone call.
-        probes = CallInterceptor(metrics, clock, max_message_bytes=limit)
+        probes = CallInterceptor(metrics, clock, records, max_message_bytes=limit)
         self._probe_server = tolerant_server([probes], options, probes.answer_unknown)
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
