@@ -27,7 +27,7 @@ test: models ## all tests but the benchmarks and the long parity run
 	sh deploy/setup/chromium.sh
 	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity --ignore=tests/triton
 
-check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date
+check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date, alert rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -35,6 +35,7 @@ check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated 
 	$(BIN)/buf lint proto
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m deploy.monitoring.check
 
 format: $(INSTALLED) ## rewrite sources in the house format
 	$(BIN)/ruff format .

@@ -11,11 +11,11 @@ from tests.deploy.chart import CHART, ROOT, ChartError, Rendered, helm, render
 from cadenza.server.config import Settings
 
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
-CUSTOM = {"ServiceMonitor", "ScaledObject"}
+CUSTOM = {"PrometheusRule", "ServiceMonitor", "ScaledObject"}
 """Kinds of operators: Kubernetes has no schemas of them."""
 KINDS = {
-    "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod",
-    "PodDisruptionBudget", "Service", "ServiceAccount",
+    "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim",
+    "Pod", "PodDisruptionBudget", "Service", "ServiceAccount",
 }  # fmt: skip
 
 EXPORT = {
@@ -33,7 +33,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "auth": {"enabled": True, "secretName": "tokens"},
         "testClient": {"tlsSecretName": "client", "tokenSecretName": "token"},
         "autoscaling": {"mode": "hpa"},
-        "monitoring": {"serviceMonitor": {"enabled": True}},
+        "monitoring": {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboard")},
         "loadTest": {"enabled": True},
         "server": {
             "flags": {"prefix-cache": False, "client-weight": ["a=2", "b=3"], "max-queue-bytes": 67108864}
