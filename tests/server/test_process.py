@@ -192,10 +192,11 @@ def test_help_lists_flags_and_exit_codes() -> None:
     assert "Exit codes: 0 drained" in ended.stdout
 
 
-def test_server_never_imports_tensorflow() -> None:
+def test_server_imports_neither_tensorflow_nor_what_makes_spans() -> None:
     program = (
         "import sys, cadenza.server.__main__, cadenza.server.runner.litert\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'keras')])"
+        "heavy = ('tensorflow', 'keras', 'opentelemetry')\n"
+        "print([name for name in sys.modules if name.split('.')[0] in heavy])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_SECONDS, check=True
