@@ -60,7 +60,7 @@ triton: models ## run Triton's own client against the server, in an environment 
 lock: $(INSTALLED) ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --generate-hashes --no-header --output-file requirements.lock --quiet
-	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile pyproject.toml - --extra server --extra tensorflow --extra load \
+	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile pyproject.toml - --extra server --extra tensorflow --extra load --extra tracing \
 	    --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
 	    --generate-hashes --no-header --output-file deploy/image/cuda.lock --quiet
 

@@ -14,7 +14,7 @@ RUN python3 -m venv /opt/uv \
     && uv_version=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock) \
     && /opt/uv/bin/pip install --no-cache-dir --no-deps "uv==${uv_version}" \
     && /opt/uv/bin/uv venv --python /usr/bin/python3 /opt/cadenza
-ARG EXTRAS="server load"
+ARG EXTRAS="server load tracing"
 RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done \
     && /opt/uv/bin/uv pip install --no-cache --python /opt/cadenza/bin/python --compile-bytecode \
         --constraint requirements.lock --requirements pyproject.toml "$@"

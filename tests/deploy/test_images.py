@@ -85,7 +85,7 @@ def test_the_images_own_flags_are_flags_of_the_server() -> None:
 
 def test_the_cpu_image_installs_no_tensorflow() -> None:
     (extras,) = [line for line in instructions(IMAGE / "cpu.Dockerfile") if line.startswith("ARG EXTRAS")]
-    assert extras == 'ARG EXTRAS="server load"'
+    assert extras == 'ARG EXTRAS="server load tracing"'
 
 
 def test_the_gpu_image_has_the_versions_that_are_tested() -> None:
