@@ -63,6 +63,9 @@ lock: $(INSTALLED) ## resolve requirements.lock anew
 	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile pyproject.toml - --extra server --extra tensorflow --extra load --extra tracing \
 	    --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
 	    --generate-hashes --no-header --output-file deploy/image/cuda.lock --quiet
+	printf 'tensorflow-tpu\nlibtpu<0.0.22\n' | $(BIN)/uv pip compile pyproject.toml - --extra server --extra load --extra tracing \
+	    --constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	    --generate-hashes --no-header --output-file deploy/image/tpu.lock --quiet
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) .cache models build dist

@@ -12,6 +12,8 @@ from cadenza.server.config import Settings
 
 IMAGE = ROOT / "deploy" / "image"
 DOCKERFILES = sorted(IMAGE.glob("*.Dockerfile"))
+TENSORBOARD = {"tensorboard", "tensorboard-data-server", "markdown", "pillow"}
+"""What TensorFlow 2.20, the newest for TPUs, still asks for."""
 
 
 def instructions(dockerfile: Path) -> list[str]:
@@ -27,8 +29,8 @@ def pins(lock: Path) -> set[tuple[str, str]]:
     )
 
 
-def test_there_is_an_image_for_cpus_for_gpus_and_for_prepared_models() -> None:
-    assert [path.stem for path in DOCKERFILES] == ["cpu", "gpu", "prepared"]
+def test_there_is_an_image_for_each_profile_of_the_chart_and_for_prepared_models() -> None:
+    assert [path.stem for path in DOCKERFILES] == ["cpu", "gpu", "prepared", "tpu"]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
@@ -44,7 +46,7 @@ def test_hadolint_has_no_complaint(dockerfile: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
 def test_the_context_holds_what_is_copied_and_little_else(name: str) -> None:
     held = {
         line.removeprefix("!")
@@ -73,7 +75,7 @@ def test_images_run_as_the_user_of_the_chart() -> None:
 
 
 def test_the_images_own_flags_are_flags_of_the_server() -> None:
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "gpu", "tpu"):
         (command,) = [line for line in instructions(IMAGE / f"{name}.Dockerfile") if line.startswith("CMD ")]
         settings = Settings.from_command_line(re.findall(r'"([^"]+)"', command))
         assert (settings.models, settings.cache_dir, settings.health_port) == (
@@ -92,3 +94,8 @@ def test_the_gpu_image_has_the_versions_that_are_tested() -> None:
     others = pins(IMAGE / "cuda.lock") - pins(ROOT / "requirements.lock")
     assert others, "the CUDA libraries are in no other lock"
     assert [name for name, _ in others if not name.startswith("nvidia-")] == [], "run `make lock`"
+
+
+def test_the_tpu_image_differs_by_tensorflows_build_for_tpus_alone() -> None:
+    others = pins(IMAGE / "tpu.lock") - pins(ROOT / "requirements.lock")
+    assert {name for name, _ in others} == {"tensorflow-tpu", "libtpu", *TENSORBOARD}, "run `make lock`"
