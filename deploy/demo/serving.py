@@ -36,18 +36,26 @@ class ServerProcess:
         """What clients connect to."""
         return f"localhost:{self.grpc_port}"
 
+    @property
+    def children(self) -> list[int]:
+        """The processes that the server has started and that have not ended."""
+        return [
+            int(folder.name)
+            for folder in Path("/proc").glob("[0-9]*")
+            if _status(int(folder.name)).get("PPid") == str(self.process.pid)
+        ]
+
     def peak_bytes(self) -> int:
-        """The most memory that was resident, from Linux's accounting (VmHWM)."""
+        """The most memory that was resident, from Linux's accounting (VmHWM); with its children's."""
         return self._status_bytes("VmHWM")
 
     def resident_bytes(self) -> int:
-        """The memory that is resident now (VmRSS); mapped files count."""
+        """The memory that is resident now (VmRSS); with its children's. Mapped files count."""
         return self._status_bytes("VmRSS")
 
     def _status_bytes(self, name: str) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        (line,) = [line for line in status.splitlines() if line.startswith(f"{name}:")]
-        return int(line.split()[1]) * 1024
+        sizes = [_status(pid).get(name, "0 kB") for pid in (self.process.pid, *self.children)]
+        return sum(int(size.split()[0]) for size in sizes) * 1024
 
     def terminate(self, timeout: float = 60.0) -> int:
         """Sends SIGTERM and waits; returns the exit code."""
@@ -82,6 +90,15 @@ def serve(models: dict[str, Path], *flags: str, timeout: float = 120.0) -> Itera
         reader.join()
         if process.stderr is not None:
             process.stderr.close()
+
+
+def _status(pid: int) -> dict[str, str]:
+    """What Linux says of a process; nothing where there is none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _read_log(server: ServerProcess, start: float, changed: threading.Event) -> None:

@@ -1,11 +1,12 @@
 """`python -m tests.bench.swap`: versions are swapped while streams run; nothing of it may be seen in them.
 
-A server polls a folder. Versions 1 (int8) and 2 (float32) of SmolLM2-135M are served one after the other in
-the calm, and what they say is written down. Then 16 streams run at all times, and versions 3 (int8),
-4 (float32) and 5 (int8) are put into the folder at even intervals, and a broken version 6 at the end. Every
-stream must be whole, of one version, and have exactly the tokens that this version says in the calm. The
-memory that is resident under the load of a version is compared with that of the version before of the same
-precision.
+A server polls a folder. Two kinds of versions take turns: SmolLM2-135M in int8 and in float32, or, with
+`--runner tensorflow`, two small models with random weights, which XLA compiles in seconds. Versions 1 and 2
+are served one after the other in the calm, and what they say is written down. Then 16 streams run at all
+times, and versions 3, 4 and 5 are put into the folder at even intervals, and a broken version 6 at the end.
+Every stream must be whole, of one version, and have exactly the tokens that this version says in the calm.
+The memory that is resident under the load of a version, the server's and its processes', is compared with
+that of the version before of the same kind.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -29,15 +30,68 @@ from tests.checked_streams import CheckedStreams, TokenIds, Work, answers
 
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
-MODEL = "smollm2"
-PRECISIONS = {1: "int8", 2: "float32", 3: "int8", 4: "float32", 5: "int8"}
 STREAMS = 16
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 64, 64
 MOST_GROWTH = 1.10
-FLAGS = (
-    "--models-poll-seconds", "0.5", "--kv-cache-gib", "0.06", "--cache-dir", str(CACHE / "server"),
-)  # fmt: skip
-_SWAP_SECONDS = 120
+_SWAP_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Versions:
+    """What is swapped: two artifacts in turn, the first as version 1."""
+
+    model: str
+    vocabulary: int
+    artifacts: Mapping[str, Path]
+    """By what they are called here."""
+    flags: tuple[str, ...]
+
+    def kind(self, version: int) -> str:
+        """The name of its artifact."""
+        return list(self.artifacts)[(version - 1) % len(self.artifacts)]
+
+    def put(self, version: int, folder: Path) -> None:
+        """Copies an artifact (as links) to the folder, its checksums last, as a copy over a network would."""
+        source, target = self.artifacts[self.kind(version)], folder / str(version)
+        sums = Path("assets.extra") / "SHA256SUMS"
+        shutil.copytree(source, target, copy_function=os.symlink, ignore=lambda *_: ["SHA256SUMS"])
+        (target / sums).symlink_to(source / sums)
+
+    def put_broken(self, version: int, folder: Path) -> None:
+        """A version with one wrong byte."""
+        put_as = folder / str(version)
+        shutil.copytree(self.artifacts[self.kind(version)], put_as)
+        graph = put_as / "saved_model.pb"
+        graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+
+
+_POLL = ("--models-poll-seconds", "0.5")
+SMOLLM2 = Versions(
+    "smollm2",
+    49_152,
+    {"int8": ARTIFACTS["int8"], "float32": ARTIFACTS["float32"]},
+    (*_POLL, "--kv-cache-gib", "0.06", "--cache-dir", str(CACHE / "server")),
+)
+
+
+def small_on_tensorflow(folder: Path) -> Versions:
+    """Two models of 400 tokens and a context of 128, exported into the folder."""
+    from tests.export import tiny
+
+    from cadenza.export.exporter import export
+    from cadenza.export.model import Precision
+
+    sizes, artifacts = tiny.Tiny(), {}
+    for name, seed in (("seed 7", 7), ("seed 8", 8)):
+        source = folder / f"source-{seed}"
+        tiny.write_hugging_face(source, sizes, tiny.random_weights(sizes, seed))
+        artifacts[name] = folder / f"exported-{seed}"
+        export(source, artifacts[name], Precision.FLOAT32)
+    flags = (
+        "--runner", "tensorflow", "--device", "cpu", "--kv-cache-gib", "0.06",
+        "--max-sequences", "16", "--max-step-tokens", "64",
+    )  # fmt: skip
+    return Versions("tiny", sizes.vocabulary, artifacts, (*_POLL, *flags))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +110,7 @@ class Bench:
     """The server, its folder, and what was seen."""
 
     server: ServerProcess
+    versions: Versions
     folder: Path
     swaps: list[Swap] = dataclasses.field(default_factory=list)
     resident: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -64,7 +119,7 @@ class Bench:
     async def swap(self, version: int) -> None:
         """Puts a version into the folder and waits until the one before has ended."""
         begin = time.perf_counter()
-        put(version, self.folder)
+        self.versions.put(version, self.folder)
         await self._said("version_available", version)
         available = time.perf_counter()
         await self._said("version_ended", version - 1)
@@ -86,39 +141,24 @@ class Bench:
         self.resident[version] = self.server.resident_bytes()
 
 
-def put(version: int, folder: Path) -> None:
-    """Copies an artifact (as links) to the folder, its checksums last, as a copy over a network would."""
-    source, target = ARTIFACTS[PRECISIONS[version]], folder / str(version)
-    sums = Path("assets.extra") / "SHA256SUMS"
-    shutil.copytree(source, target, copy_function=os.symlink, ignore=lambda *_: ["SHA256SUMS"])
-    (target / sums).symlink_to(source / sums)
-
-
-def put_broken(version: int, folder: Path) -> None:
-    """A version with one wrong byte."""
-    put_as = folder / str(version)
-    shutil.copytree(ARTIFACTS["int8"], put_as)
-    graph = put_as / "saved_model.pb"
-    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
-
-
 async def run(bench: Bench, seconds: float, streams: int) -> CheckedStreams:
     """Swaps evenly within `seconds`, under load."""
-    work = Work(prompts(PROMPTS, PROMPT_TOKENS, 49_152), NEW_TOKENS)
+    versions = bench.versions
+    work = Work(prompts(PROMPTS, PROMPT_TOKENS, versions.vocabulary), NEW_TOKENS)
     async with grpc.aio.insecure_channel(bench.server.target) as channel:
         stub = pb_grpc.CompletionServiceStub(channel)
-        said: dict[str, Sequence[TokenIds]] = {"int8": await answers(stub, MODEL, work)}
+        said: dict[str, Sequence[TokenIds]] = {versions.kind(1): await answers(stub, versions.model, work)}
         await bench.swap(2)
-        said["float32"] = await answers(stub, MODEL, work)
-        traffic = CheckedStreams(stub, MODEL, work, lambda version: said[PRECISIONS[version]])
+        said[versions.kind(2)] = await answers(stub, versions.model, work)
+        traffic = CheckedStreams(stub, versions.model, work, lambda version: said[versions.kind(version)])
         stop = asyncio.Event()
         running = asyncio.create_task(traffic.run(streams, stop))
         part, begin = seconds / 4, time.perf_counter()
         for index, version in enumerate((3, 4, 5), 1):
-            await asyncio.sleep(begin + index * part - time.perf_counter())
+            await asyncio.sleep(max(0.0, begin + index * part - time.perf_counter()))
             bench.measure(version - 1)
             await bench.swap(version)
-        put_broken(6, bench.folder)
+        versions.put_broken(6, bench.folder)
         await asyncio.sleep(max(0.0, begin + seconds - time.perf_counter()))
         bench.measure(5)
         stop.set()
@@ -131,12 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.swap", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="in which three swaps happen")
     parser.add_argument("--streams", type=int, default=STREAMS, help="at the same time")
+    parser.add_argument("--runner", choices=("litert", "tensorflow"), default="litert")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=CACHE) as root:
-        folder = Path(root) / MODEL
-        put(1, folder)
-        with serve({}, "--models", root, *FLAGS) as server:
-            bench = Bench(server, folder)
+        versions = SMOLLM2 if options.runner == "litert" else small_on_tensorflow(Path(root) / "exports")
+        folder = Path(root) / "models" / versions.model
+        versions.put(1, folder)
+        with serve({}, "--models", str(folder.parent), *versions.flags) as server:
+            bench = Bench(server, versions, folder)
             traffic = asyncio.run(run(bench, options.seconds, options.streams))
             refused = bench.has_said("version_refused", 6)
     return report(bench, traffic, refused=refused)
@@ -147,12 +189,12 @@ def report(bench: Bench, traffic: CheckedStreams, *, refused: bool) -> int:
     console = Console()
     console.print(
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}; "
-        f"SmolLM2-135M, server and client on the same cores, seed {SEED}"
+        f"{bench.versions.model}, server and client on the same cores, seed {SEED}"
     )
     for swap in bench.swaps:
         console.print(
-            f"version {swap.version} ({PRECISIONS[swap.version]}): served {swap.load_seconds:.1f} s after it "
-            f"was there, the one before ended {swap.unload_seconds:.1f} s later"
+            f"version {swap.version} ({bench.versions.kind(swap.version)}): served {swap.load_seconds:.1f} s "
+            f"after it was there, the one before ended {swap.unload_seconds:.1f} s later"
         )
     sizes = {version: f"{size / 2**20:.0f} MiB" for version, size in bench.resident.items()}
     growths = {
@@ -160,7 +202,7 @@ def report(bench: Bench, traffic: CheckedStreams, *, refused: bool) -> int:
         for version, size in bench.resident.items()
         if version - 2 in bench.resident
     }
-    console.print(f"resident by version: {sizes}; by the one before of the same precision: {growths}")
+    console.print(f"resident by version: {sizes}; by the one before of the same kind: {growths}")
     pauses = sorted(pause for _, pause in traffic.messages)
     console.print(
         f"pause between two messages: median {1000 * pauses[len(pauses) // 2]:.0f} ms, "

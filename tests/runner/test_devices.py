@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cadenza.server.errors import StartupError
-from cadenza.server.runner.devices import Backend, accelerator_is_likely, choose_backend
+from cadenza.server.runner.devices import Backend, Devices, accelerator_is_likely, choose_devices
 
 
 @pytest.fixture
@@ -43,27 +43,27 @@ def test_variables_of_a_tpu_machine_are_a_reason_too(bare: Path) -> None:
 
 
 def test_the_cpu_is_litert_unless_tensorflow_is_asked_for() -> None:
-    assert choose_backend("cpu", "auto") is Backend.LITERT
-    assert choose_backend("cpu", "litert") is Backend.LITERT
-    assert choose_backend("auto", "litert") is Backend.LITERT
-    assert choose_backend("cpu", "tensorflow") is Backend.TENSORFLOW_CPU
+    assert choose_devices("cpu", "auto") == Devices(Backend.LITERT)
+    assert choose_devices("cpu", "litert") == Devices(Backend.LITERT)
+    assert choose_devices("auto", "litert") == Devices(Backend.LITERT)
+    assert choose_devices("cpu", "tensorflow") == Devices(Backend.TENSORFLOW_CPU)
 
 
 @pytest.mark.parametrize("device", ["gpu", "tpu"])
 def test_litert_on_an_accelerator_is_refused(device: str) -> None:
     with pytest.raises(StartupError, match="leave it out"):
-        choose_backend(device, "litert")  # type: ignore[arg-type]
+        choose_devices(device, "litert")  # type: ignore[arg-type]
 
 
 def test_without_tensorflow_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(StartupError, match=r"pip install 'cadenza\[server,tensorflow\]'"):
-        choose_backend("gpu", "auto")
+        choose_devices("gpu", "auto")
 
 
 def test_choosing_litert_imports_no_tensorflow() -> None:
     code = (
-        "import sys; from cadenza.server.runner.devices import choose_backend; choose_backend('cpu', 'auto');"
+        "import sys; from cadenza.server.runner.devices import choose_devices; choose_devices('cpu', 'auto');"
         "from cadenza.server.runner.loading import LiteRTLoader; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

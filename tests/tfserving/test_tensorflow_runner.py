@@ -1,4 +1,4 @@
-"""A server that runs its model by TensorFlow answers TensorFlow Serving's API from the same process."""
+"""A server whose model runs in a process with TensorFlow answers TensorFlow Serving's API without it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def predict(artifact: Path) -> Iterator[Predict]:
     with serve({"tiny": artifact}, *FLAGS) as process, served(process.target, "tiny") as run:
-        assert "/tensorflow/" in Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
+        assert "/tensorflow/" not in Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
         yield run
 
 

@@ -1,13 +1,13 @@
-"""Runners of exported artifacts, on the CPU."""
+"""Runners of exported artifacts in this process, on the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from google.protobuf import json_format
+from tests.runner.tensorflow.processes import read_manifest
 
-from cadenza.server.runner.tensorflow.loader import TensorFlowOptions, load_runner
+from cadenza.server.runner.tensorflow.device_runner import load_runner
+from cadenza.server.runner.tensorflow.options import TensorFlowOptions
 from cadenza.server.runner.tensorflow.runner import TensorFlowRunner
-from cadenza.v1.manifest_pb2 import ModelManifest
 
 
 def load(
@@ -22,7 +22,6 @@ def load(
     on_compile: Callable[[], None] = lambda: None,
 ) -> TensorFlowRunner:
     """A runner that compiles as it is used; the caller closes it."""
-    text = (artifact / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
     options = TensorFlowOptions(
         precision=precision,
         kv_cache_bytes=kv_cache_bytes,
@@ -30,5 +29,4 @@ def load(
         max_sequences=max_sequences,
         jit=jit,
     )
-    manifest = json_format.Parse(text, ModelManifest())
-    return load_runner(artifact, manifest, options, device, on_compile=on_compile)
+    return load_runner(artifact, read_manifest(artifact), options, device, on_compile=on_compile)

@@ -1,4 +1,6 @@
-"""The runner of TensorFlow does what every runner must: compiled by XLA, and as a plain graph."""
+"""The runner of TensorFlow does what every runner must: by XLA in a process of its own, as servers have
+it, and as a plain graph.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,10 @@ from tests.real.saved_model import load_logits
 from tests.runner.conformance import SamplingConformance, SamplingSubject
 from tests.runner.tensorflow.bigram_program import bigram_runner
 from tests.runner.tensorflow.exported import load
+from tests.runner.tensorflow.processes import start
 
+from cadenza.server.runner.base import Runner
+from cadenza.server.runner.tensorflow.remote import RemoteRunner
 from cadenza.server.runner.tensorflow.runner import TensorFlowRunner
 
 TABLE = np.random.default_rng(5).normal(0, 2, (29, 29)).astype(np.float32)
@@ -34,9 +39,13 @@ class TestBigramProgram(SamplingConformance):
         )
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["xla", "graph"])
-def tiny(tiny_artifact: Path, request: pytest.FixtureRequest) -> Iterator[TensorFlowRunner]:
-    runner = load(tiny_artifact, jit=request.param)
+@pytest.fixture(scope="module", params=["process", "graph"])
+def tiny(tiny_artifact: Path, request: pytest.FixtureRequest) -> Iterator[Runner]:
+    runner: Runner
+    if request.param == "process":
+        runner = RemoteRunner(start(tiny_artifact))
+    else:
+        runner = load(tiny_artifact, jit=False)
     yield runner
     runner.close()
 
@@ -50,7 +59,7 @@ class TestExportedModel(SamplingConformance):
     """An artifact's step program, against the artifact's own `logits` signature."""
 
     @pytest.fixture
-    def subject(self, tiny: TensorFlowRunner, logits: LogitsFunction) -> SamplingSubject:
+    def subject(self, tiny: Runner, logits: LogitsFunction) -> SamplingSubject:
         return SamplingSubject(
             tiny,
             vocabulary=400,

@@ -1,4 +1,4 @@
-"""What is of a whole process: its devices, what XLA really compiles, and its memory."""
+"""What is of a whole process: its devices, and what XLA really compiles."""
 
 import json
 import os
@@ -51,50 +51,12 @@ def test_every_shape_is_compiled_once_in_warm_up_and_none_under_load(
     assert [path.name for path in files if "<=" in path.read_text()] == []
 
 
-LOGICAL_DEVICES = """
-import json, sys
-from pathlib import Path
-import tensorflow as tf
-
-cpu, = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cadenza.server.config import Settings
-from cadenza.server.repository import ModelVersion, load_artifact
-from cadenza.server.runner.devices import Backend
-from cadenza.server.runner.tensorflow.loader import TensorFlowLoader
-from tests.runner.driver import Job, complete
-
-path = Path(sys.argv[1])
-settings = Settings(model=(f"tiny={path}",), kv_cache_gib=0.01, max_sequences=2, max_step_tokens=16)
-compiled = []
-loader = TensorFlowLoader(settings, Backend.TENSORFLOW_CPU, compiled.append)
-artifact = load_artifact(ModelVersion("tiny", 1, path))
-assert 0 < loader.required_bytes(artifact) < loader.free_bytes()
-runners = loader.load(artifact)
-answers = [complete(runner, [Job([5, 6, 7]), Job([9])]) for runner in runners]
-def devices(runner):
-    calls = runner._programs._advance.values()
-    return sorted({variable.device for one in calls for variable in one.variables})
-
-places = [devices(runner) for runner in runners]
-for runner in runners:
-    runner.close()
-print(json.dumps([len(runners), answers[0] == answers[1], places, sorted(set(compiled))]))
-"""
-
-
-def test_each_device_has_a_runner_with_weights_and_cache_of_its_own(tiny_artifact: Path) -> None:
-    count, equal, places, compiled = run(LOGICAL_DEVICES, tiny_artifact)
-    assert (count, equal, compiled) == (2, True, ["tiny"])
-    assert [[place[-5:] for place in found] for found in places] == [["CPU:0"], ["CPU:1"]]
-
-
 ABSENT = """
 import json
 from cadenza.server.errors import StartupError
-from cadenza.server.runner.devices import choose_backend
+from cadenza.server.runner.devices import choose_devices
 try:
-    choose_backend("tpu", "auto")
+    choose_devices("tpu", "auto")
 except StartupError as error:
     print(json.dumps(str(error)))
 """
@@ -104,35 +66,3 @@ def test_a_device_that_tensorflow_does_not_find_is_refused_with_what_it_finds() 
     message = run(ABSENT, CUDA_VISIBLE_DEVICES="-1")
     assert message.startswith("--device tpu: TensorFlow 2.")
     assert "/physical_device:CPU:0" in message
-
-
-MEMORY = """
-import json, sys
-from pathlib import Path
-from cadenza.server.freeing import free_unused_memory
-from tests.runner.driver import Job, complete
-from tests.runner.tensorflow.exported import load
-
-def resident_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) << 10
-
-levels = []
-for _ in range(4):
-    runner = load(Path(sys.argv[1]), kv_cache_bytes=256 << 20, max_step_tokens=16, max_sequences=2)
-    complete(runner, [Job([5, 6, 7])])
-    used = resident_bytes()
-    runner.close()
-    del runner
-    free_unused_memory()
-    levels.append([used, resident_bytes()])
-print(json.dumps(levels))
-"""
-
-
-def test_what_is_loaded_and_closed_gives_its_memory_back(tiny_artifact: Path) -> None:
-    """The cache is 256 MiB: kept once, it would show."""
-    levels = run(MEMORY, tiny_artifact)
-    (first_used, first_left), (last_used, last_left) = levels[0], levels[-1]
-    assert last_left < 1.1 * first_left
-    assert last_used < 1.1 * first_used

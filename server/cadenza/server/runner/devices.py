@@ -1,5 +1,6 @@
-"""Which devices a server computes on, found out without importing TensorFlow where that cannot help."""
+"""Which devices a server computes on, found out without TensorFlow where that cannot help."""
 
+import dataclasses
 import enum
 import importlib.util
 import os
@@ -26,27 +27,35 @@ class Backend(enum.Enum):
     TENSORFLOW_TPU = "tpu"
 
 
-def choose_backend(device: DeviceChoice, runner: RunnerChoice) -> Backend:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Devices:
+    """What computes, and on how many devices of that kind."""
+
+    backend: Backend
+    count: int = 1
+
+
+def choose_devices(device: DeviceChoice, runner: RunnerChoice) -> Devices:
     """What --device and --runner mean on this machine. Raises StartupError where it cannot be had."""
     if runner == "litert" and device in ("gpu", "tpu"):
         raise StartupError(f"--runner litert computes on the CPU alone; with --device {device} leave it out")
     if runner == "litert" or (runner == "auto" and device == "cpu"):
-        return Backend.LITERT
+        return Devices(Backend.LITERT)
     if runner == "auto" and device == "auto" and not (accelerator_is_likely() and _tensorflow_is_there()):
-        return Backend.LITERT
+        return Devices(Backend.LITERT)
     if not _tensorflow_is_there():
         raise StartupError(
             f"--device {device} --runner {runner} needs TensorFlow, which is not installed: "
             "pip install 'cadenza[server,tensorflow]'"
         )
     if device == "cpu":
-        return Backend.TENSORFLOW_CPU
-    from cadenza.server.runner.tensorflow.devices import best_accelerator
+        return Devices(Backend.TENSORFLOW_CPU)
+    from cadenza.server.runner.tensorflow.discovery import probe
 
-    found = best_accelerator(device)
-    if found is None:
-        return Backend.TENSORFLOW_CPU if runner == "tensorflow" else Backend.LITERT
-    return found
+    found = probe(device)
+    if found.count:
+        return Devices(Backend(found.backend), found.count)
+    return Devices(Backend.TENSORFLOW_CPU if runner == "tensorflow" else Backend.LITERT)
 
 
 def accelerator_is_likely(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> bool:

@@ -1,6 +1,6 @@
 """From an artifact to warm runners: the one door through which the server loads a model onto its devices.
 
-`choose_loader` finds out which runner this server uses; TensorFlow is imported only where it is that one.
+`choose_loader` finds out which runner this server uses. TensorFlow itself runs in processes of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
 from cadenza.server.repository import Artifact
 from cadenza.server.runner.base import Runner, RunnerError
-from cadenza.server.runner.devices import Backend, choose_backend
+from cadenza.server.runner.devices import Backend, choose_devices
 from cadenza.server.runner.memory import available_bytes
 from cadenza.server.runner.topology import read_topology
 
@@ -39,12 +39,12 @@ class RunnerLoader(Protocol):
 
 def choose_loader(settings: Settings, on_compile: OnCompile = lambda _model: None) -> RunnerLoader:
     """The loader that --device and --runner ask for. Raises StartupError where it cannot be had."""
-    backend = choose_backend(settings.device, settings.runner)
-    if backend is Backend.LITERT:
+    devices = choose_devices(settings.device, settings.runner)
+    if devices.backend is Backend.LITERT:
         return LiteRTLoader(settings)
     from cadenza.server.runner.tensorflow.loader import TensorFlowLoader
 
-    return TensorFlowLoader(settings, backend, on_compile)
+    return TensorFlowLoader(settings, devices, on_compile)
 
 
 class LiteRTLoader:

@@ -1,4 +1,4 @@
-"""TensorFlow's devices: which there are, made ready for use, and their memory."""
+"""TensorFlow's devices as this process sees them: which there are, made ready for use, and their memory."""
 
 import os
 
@@ -11,9 +11,10 @@ from cadenza.server.runner.memory import available_bytes
 _KINDS = {"tpu": ("TPU", Backend.TENSORFLOW_TPU), "gpu": ("GPU", Backend.TENSORFLOW_GPU)}
 """By flag, best first: TensorFlow's name, and the backend."""
 _GIB = 1 << 30
-_TPU_GIB = {"v2": 8, "v3": 16, "v4": 32, "v5litepod": 16, "v5e": 16, "v5p": 95, "v6e": 32}
-"""Memory of one device by the kind in TPU_ACCELERATOR_TYPE: a core of v2 and v3, a chip of the later ones
-(cloud.google.com/tpu/docs/system-architecture-tpu-vm).
+_TPU_GIB = {"v4": 32, "v5litepod": 16, "v5e": 16, "v5p": 95, "v6e": 32}
+"""Memory of a chip by the kind in TPU_ACCELERATOR_TYPE (cloud.google.com/tpu/docs/system-architecture-tpu-vm)
+
+v2 and v3 have two devices on a chip and are not known here.
 """
 
 
@@ -44,7 +45,7 @@ def ready_devices(backend: Backend) -> list[str]:
 
 
 def free_device_bytes(name: str, fraction: float) -> int:
-    """What is left of the share of a device's memory that this server may take."""
+    """What is left of the share that this process may take of a device's memory."""
     if "CPU" in name:
         return available_bytes()
     used: int = 0
@@ -54,13 +55,16 @@ def free_device_bytes(name: str, fraction: float) -> int:
 
 
 def _limit(name: str) -> int:
-    """All of a device's memory that TensorFlow can have. Raises StartupError for an unknown kind of TPU."""
+    """What this process can have of a device's memory: on a GPU, what others leave.
+
+    Raises StartupError for an unknown kind of TPU.
+    """
     if "TPU" in name:
         kind = os.environ.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]
         if kind not in _TPU_GIB:
             raise StartupError(
-                f"TPU_ACCELERATOR_TYPE is {kind!r}; memory is known of {', '.join(_TPU_GIB)}: set it, "
-                "or say --kv-cache-gib"
+                f"TPU_ACCELERATOR_TYPE is {kind!r}; it must begin with one of {', '.join(_TPU_GIB)}, whose "
+                "memory is known"
             )
         return _TPU_GIB[kind] * _GIB
     from tensorflow.python.client import device_lib  # the only door to a GPU's limit
