@@ -4,7 +4,7 @@ The next token is a sum over the context as the cache holds it, so a wrong block
 sequences write, a copy that is missing, or a prefill that skips a token gives wrong tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cadenza.server.engine.request import TokenLogprob
 from cadenza.server.runner.base import (
@@ -19,17 +19,29 @@ from cadenza.server.runner.base import (
 
 VOCABULARY = 97
 
+NextToken = Callable[[Sequence[int], int], int]
+"""The token after a context, for a choice."""
+
 
 def next_token(context: Sequence[int], choice: int = 0) -> int:
     """The token after a context: 7 times its sum, plus its length, plus 31 times the choice, modulo 97."""
     return (7 * sum(context) + len(context) + 31 * choice) % VOCABULARY
 
 
-def continuation(prompt: Sequence[int], count: int, choice: int = 0) -> list[int]:
+def looping_token(context: Sequence[int], choice: int = 0) -> int:
+    """The token three places back, so that texts go round in circles; now and then `next_token` instead."""
+    if len(context) < 3 or (sum(context) + choice) % 5 == 0:
+        return next_token(context, choice)
+    return context[-3]
+
+
+def continuation(
+    prompt: Sequence[int], count: int, choice: int = 0, after: NextToken = next_token
+) -> list[int]:
     """The first `count` tokens after a prompt."""
     context = list(prompt)
     for _ in range(count):
-        context.append(next_token(context, choice))
+        context.append(after(context, choice))
     return context[len(prompt) :]
 
 
@@ -47,8 +59,8 @@ def logprobs(tokens: Sequence[int], begin: int, alternatives: int) -> list[Token
 class CacheRunner:
     """Implements Runner on a dictionary for a cache; remembers the batches it was given.
 
-    `fail_steps` makes the next steps raise, leaving nonsense behind. A context with the token `poison` in it
-    gives no finite logits.
+    `after` says which token follows a context. `fail_steps` makes the next steps raise, leaving nonsense
+    behind. A context with the token `poison` in it gives no finite logits.
     """
 
     def __init__(
@@ -58,6 +70,8 @@ class CacheRunner:
         max_step_tokens: int = 16,
         max_sequences: int = 8,
         poison: int = -1,
+        after: NextToken = next_token,
+        takes_drafts: bool = True,
     ) -> None:
         self.limits = RunnerLimits(
             block_size=block_size,
@@ -65,11 +79,13 @@ class CacheRunner:
             max_step_tokens=max_step_tokens,
             max_sequences=max_sequences,
             max_context=num_blocks * block_size,
+            takes_drafts=takes_drafts,
         )
         self.batches: list[StepBatch] = []
         self.fail_steps = 0
         self.closed = False
         self._poison = poison
+        self._after = after
         self._cache: dict[tuple[int, int], int] = {}
 
     @property
@@ -90,8 +106,10 @@ class CacheRunner:
         if failing:
             self.fail_steps -= 1
             raise RunnerError("program 3 failed")
-        token_ids = [self._choose(part) for part in batch.slices]
-        return StepResult(token_ids, self._logprobs(batch, token_ids))
+        choices = [self._choose(part) for part in batch.slices]
+        token_ids = [found[-1] if found else NO_TOKEN for found in choices]
+        accepted = {index: len(found) - 1 for index, found in enumerate(choices) if found}
+        return StepResult(token_ids, self._logprobs(batch, choices), accepted)
 
     def close(self) -> None:
         self.closed = True
@@ -106,7 +124,8 @@ class CacheRunner:
             assert copy.source not in targets[: index + 1]
         for part in batch.slices:
             end = part.start + len(part.token_ids)
-            assert len(part.token_ids) > 0
+            assert len(part.token_ids) > part.num_drafts
+            assert not part.num_drafts or (self.limits.takes_drafts and part.sampling and not part.targets)
             assert end <= len(part.block_table) * self.limits.block_size
             written = {self._place(part, position)[0] for position in range(part.start, end)}
             for other in batch.slices:
@@ -115,28 +134,35 @@ class CacheRunner:
     def _context(self, part: SequenceSlice, length: int) -> list[int]:
         return [self._cache[self._place(part, position)] for position in range(length)]
 
-    def _choose(self, part: SequenceSlice) -> int:
+    def _choose(self, part: SequenceSlice) -> list[int]:
+        """Accepted drafts and the token behind them; nothing where none is asked for."""
         if part.sampling is None:
-            return NO_TOKEN
+            return []
         context = self._context(part, part.start + len(part.token_ids))
         if part.sampling.needs_history:
             assert list(part.history) == context
         else:
             assert not part.history
-        if self._poison in context:
-            return NOT_FINITE
-        return next_token(context, part.sampling.choice)
+        first = len(context) - part.num_drafts
+        choices = [
+            self._next(context[:length], part.sampling.choice) for length in range(first, len(context) + 1)
+        ]
+        return choices[: part.num_accepted(choices) + 1]
 
-    def _logprobs(self, batch: StepBatch, token_ids: list[int]) -> dict[int, list[TokenLogprob]]:
+    def _next(self, context: Sequence[int], choice: int) -> int:
+        return NOT_FINITE if self._poison in context else self._after(context, choice)
+
+    def _logprobs(self, batch: StepBatch, choices: list[list[int]]) -> dict[int, list[TokenLogprob]]:
         found: dict[int, list[TokenLogprob]] = {}
-        for index, (part, token_id) in enumerate(zip(batch.slices, token_ids, strict=True)):
-            tokens = self._context(part, part.start + len(part.token_ids))
+        for index, (part, tokens) in enumerate(zip(batch.slices, choices, strict=True)):
+            context = self._context(part, part.start + len(part.token_ids) - part.num_drafts)
             entries = [
-                logprob(tokens[: part.start + offset + 1], target, part.target_alternatives)
+                logprob(context[: part.start + offset + 1], target, part.target_alternatives)
                 for offset, target in enumerate(part.targets)
             ]
-            if part.sampling is not None and part.sampling.logprobs is not None and token_id >= 0:
-                entries.append(logprob(tokens, token_id, part.sampling.logprobs))
+            if part.sampling is not None and part.sampling.logprobs is not None:
+                finite = [token_id for token_id in tokens if token_id >= 0]
+                entries += logprobs([*context, *finite], len(context), part.sampling.logprobs)
             if entries:
                 found[index] = entries
         return found

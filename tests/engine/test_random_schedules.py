@@ -10,7 +10,14 @@ from collections import Counter
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.engine.cache_runner import CacheRunner, continuation, logprobs
+from tests.engine.cache_runner import (
+    CacheRunner,
+    NextToken,
+    continuation,
+    logprobs,
+    looping_token,
+    next_token,
+)
 from tests.engine.harness import Harness
 
 from cadenza.server.engine.options import EngineOptions
@@ -47,14 +54,13 @@ class Arrival:
     cancel_after: int | None
     deadline: float
 
-    def choice(self, number: int) -> list[int]:
+    def choice(self, number: int, after: NextToken) -> list[int]:
         """The tokens of a choice that is let go to its end."""
-        return continuation(self.prompt, self.max_tokens, number)
+        return continuation(self.prompt, self.max_tokens, number, after)
 
-    @property
-    def not_finite(self) -> bool:
+    def not_finite(self, after: NextToken) -> bool:
         """Whether the poison stands in a context that some choice's next token depends on."""
-        return POISON in self.prompt or any(POISON in self.choice(i)[:-1] for i in range(self.n))
+        return POISON in self.prompt or any(POISON in self.choice(i, after)[:-1] for i in range(self.n))
 
 
 ARRIVALS = st.builds(
@@ -89,16 +95,24 @@ class World:
     prefix_cache: bool
     failing_steps: frozenset[int]
     """Fewer than end the engine."""
+    speculation_tokens: int = 4
+    after: NextToken = next_token
 
     def harness(self) -> Harness:
         num_blocks = -(-MOST_TOKENS // self.block_size) + self.spare_blocks
         runner = CacheRunner(
-            num_blocks, self.block_size, max_step_tokens=9, max_sequences=self.max_sequences, poison=POISON
+            num_blocks,
+            self.block_size,
+            max_step_tokens=9,
+            max_sequences=self.max_sequences,
+            poison=POISON,
+            after=self.after,
         )
         options = EngineOptions(
             self.mixed_prefill_tokens,
             overdue_seconds=15,
             prefix_cache=self.prefix_cache,
+            speculation_tokens=self.speculation_tokens,
             client_weights={"c": 3.0},
         )
         return Harness(runner, options)
@@ -112,6 +126,8 @@ WORLDS = st.builds(
     mixed_prefill_tokens=st.sampled_from((1, 4, 9)),
     prefix_cache=st.sampled_from((True, True, True, False)),
     failing_steps=st.frozensets(st.integers(0, 20), max_size=2),
+    speculation_tokens=st.sampled_from((0, 1, 4)),
+    after=st.sampled_from((next_token, looping_token)),
 )
 
 
@@ -147,19 +163,19 @@ def assert_nothing_is_left(harness: Harness) -> None:
     assert len(engine._scheduler._fair_share) == 0
 
 
-def assert_answer(harness: Harness, name: str, arrival: Arrival) -> None:
+def assert_answer(harness: Harness, name: str, arrival: Arrival, after: NextToken) -> None:
     """The request has ended once, and what came before its end is right."""
     events = [event for event in harness.events if event.request_id == name]
     assert isinstance(events[-1], Finished | Cancelled | Failed)
     end = harness.end(name)
     assert end is events[-1]
     if isinstance(end, Failed) and end.cause is FailureCause.LOGITS_NOT_FINITE:
-        assert arrival.not_finite
+        assert arrival.not_finite(after)
     complete = isinstance(end, Finished)
-    assert not (complete and arrival.not_finite)
+    assert not (complete and arrival.not_finite(after))
     for choice in range(arrival.n):
         tokens = harness.tokens(name, choice)
-        assert tokens == arrival.choice(choice)[: len(tokens)]
+        assert tokens == arrival.choice(choice, after)[: len(tokens)]
         reasons = [event.finish_reason is not None for event in harness.progress(name, choice)]
         assert not any(reasons[:-1])
         assert not complete or (reasons[-1] and len(tokens) == arrival.max_tokens)
@@ -197,7 +213,7 @@ def test_every_request_ends_once_with_its_own_tokens_and_no_block_is_lost(
         steps += 1
         assert steps < 1000, "a sequence starves"
     for index, arrival in enumerate(arrivals):
-        assert_answer(harness, str(index), arrival)
+        assert_answer(harness, str(index), arrival, world.after)
     assert_nothing_is_left(harness)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.cpu_program import load_runner
-from tests.runner.conformance import SamplingConformance, SamplingSubject
+from tests.runner.conformance import DraftConformance, SamplingConformance, SamplingSubject
 
 from cadenza.server.runner.litert import LiteRTRunner
 
@@ -21,7 +21,7 @@ def runner(real_int8: Path) -> Iterator[LiteRTRunner]:
     runner.close()
 
 
-class TestLiteRTRunner(SamplingConformance):
+class TestLiteRTRunner(SamplingConformance, DraftConformance):
     @pytest.fixture
     def subject(self, runner: LiteRTRunner) -> SamplingSubject:
         return SamplingSubject(

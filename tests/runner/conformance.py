@@ -128,6 +128,42 @@ class RunnerConformance:
             assert subject.continues(prompt, found)
 
 
+class DraftConformance:
+    """Drafts, for runners that take them."""
+
+    @pytest.fixture
+    def subject(self) -> Subject:
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("every", [1, 2, 3, 100])
+    def test_answers_are_the_same_whatever_is_drafted(self, subject: Subject, every: int) -> None:
+        for index, sampling in enumerate(some_samplings()):
+            alternatives = index % 3 if index % 2 else None
+            job = Job(subject.prompt(4 + 3 * index), sampling, prompt_alternatives=alternatives)
+            plain = answer(subject.runner, job)
+            drafts = with_errors(plain.token_ids, every, subject.vocabulary)
+            assert answer(subject.runner, dataclasses.replace(job, drafts=drafts)) == plain
+
+    @pytest.mark.parametrize("right", range(4))
+    def test_drafts_are_accepted_up_to_the_first_that_is_wrong(self, subject: Subject, right: int) -> None:
+        prompt = subject.prompt(3)
+        table = range(8)
+        first, *rest = answer(subject.runner, Job(prompt, blocks=table)).token_ids
+        drafts = with_errors(rest[: right + 1], right + 1, subject.vocabulary)
+        part = SequenceSlice([first, *drafts], len(prompt), table, GREEDY, num_drafts=len(drafts))
+        result = subject.runner.step(StepBatch([part]))
+        assert result.accepted[0] == right
+        assert result.token_ids[0] == rest[right]
+        # What the wrong draft has left in the cache is written over.
+        after = SequenceSlice([rest[right]], len(prompt) + 1 + right, table, GREEDY)
+        assert subject.runner.step(StepBatch([after])).token_ids[0] == rest[right + 1]
+
+
+def with_errors(token_ids: Sequence[int], every: int, vocabulary: int) -> list[int]:
+    """The tokens, of which each `every`-th is another one."""
+    return [(token_id + (index % every == 0)) % vocabulary for index, token_id in enumerate(token_ids, 1)]
+
+
 class SamplingConformance(RunnerConformance):
     """Draws, alterations and log-probabilities."""
 

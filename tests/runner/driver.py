@@ -22,6 +22,8 @@ class Job:
     """Tokens of the prompt that are in the cache already."""
     prompt_alternatives: int | None = None
     """Alternatives for each of the prompt's tokens but the first; None wants no log-probabilities of them."""
+    drafts: Sequence[int] = ()
+    """What new tokens are guessed to be; all that are left are checked in every step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ def complete(
         result = runner.step(StepBatch(slices, copies))
         copies = ()
         for index, (run, size) in enumerate(active):
-            run.take(size, result.token_ids[index], result.logprobs.get(index, ()))
+            logprobs = result.logprobs.get(index, ())
+            run.take(size, result.token_ids[index], logprobs, result.accepted.get(index, 0))
     return [run.answer for run in runs]
 
 
@@ -70,12 +73,14 @@ class _Run:
         end = self.computed + size
         sampling = self.job.sampling if size == self.pending else None
         alternatives = self.job.prompt_alternatives
+        drafts = self.drafts(size)
         return SequenceSlice(
-            token_ids=self.token_ids[self.computed : end],
+            token_ids=self.token_ids[self.computed : end] + drafts,
             start=self.computed,
             block_table=self.blocks,
             sampling=sampling,
-            history=self.token_ids if sampling is not None and sampling.needs_history else (),
+            history=self.token_ids + drafts if sampling is not None and sampling.needs_history else (),
+            num_drafts=len(drafts),
             prompt_length=len(self.job.prompt),
             targets=() if alternatives is None else self._targets(end),
             target_alternatives=alternatives or 0,
@@ -84,16 +89,22 @@ class _Run:
     def _targets(self, end: int) -> Sequence[int]:
         return self.token_ids[self.computed + 1 : min(end + 1, len(self.job.prompt))]
 
-    def take(self, size: int, token_id: int, logprobs: Sequence[TokenLogprob]) -> None:
+    def drafts(self, size: int) -> "array[int]":
+        known = len(self.answer.token_ids)
+        decoding = known > 0 and size == self.pending
+        return array("i", self.job.drafts[known : self.job.count - 1] if decoding else ())
+
+    def take(self, size: int, token_id: int, logprobs: Sequence[TokenLogprob], accepted: int) -> None:
         targets = 0 if self.job.prompt_alternatives is None else len(self._targets(self.computed + size))
         self.answer.prompt_logprobs.extend(logprobs[:targets])
         self.answer.logprobs.extend(logprobs[targets:])
         chosen = size == self.pending
-        self.computed += size
         assert (token_id >= 0) == chosen, token_id
         if chosen:
-            self.token_ids.append(token_id)
-            self.answer.token_ids.append(token_id)
+            new = [*self.drafts(size)[:accepted], token_id]
+            self.token_ids.extend(new)
+            self.answer.token_ids.extend(new)
+        self.computed += size + accepted
 
 
 def _runs(jobs: Sequence[Job], block_size: int) -> list[_Run]:

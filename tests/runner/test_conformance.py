@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from tests.engine.cache_runner import VOCABULARY, CacheRunner, next_token
 from tests.runner.bigram import BigramRunner
-from tests.runner.conformance import RunnerConformance, SamplingConformance, SamplingSubject, Subject
+from tests.runner.conformance import (
+    DraftConformance,
+    RunnerConformance,
+    SamplingConformance,
+    SamplingSubject,
+    Subject,
+)
 
 
-class TestCacheRunner(RunnerConformance):
+class TestCacheRunner(RunnerConformance, DraftConformance):
     @pytest.fixture
     def subject(self) -> Subject:
         def greedy_after(tokens: Sequence[int]) -> list[int]:
@@ -18,7 +24,7 @@ class TestCacheRunner(RunnerConformance):
         return Subject(CacheRunner(), VOCABULARY, greedy_after)
 
 
-class TestBigramRunner(SamplingConformance):
+class TestBigramRunner(SamplingConformance, DraftConformance):
     @pytest.fixture
     def subject(self) -> SamplingSubject:
         table = np.random.default_rng(5).normal(0, 2, (29, 29)).astype(np.float32)

@@ -20,7 +20,10 @@ from cadenza.server.runner.base import (
 
 END = 257
 """The end-of-sequence token of the tests' tokenizer; ids below 256 are bytes."""
-LIMITS = RunnerLimits(block_size=4, num_blocks=64, max_step_tokens=64, max_sequences=4, max_context=128)
+LIMITS = RunnerLimits(
+    block_size=4, num_blocks=64, max_step_tokens=64, max_sequences=4, max_context=128, takes_drafts=False
+)
+"""Without drafts, so that a test knows what every step brings."""
 WAIT_SECONDS = 20
 
 

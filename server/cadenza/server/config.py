@@ -139,6 +139,13 @@ class Settings(BaseSettings):
         30.0, gt=0, le=86400, description="a request that has waited so long goes before all others"
     )
     prefix_cache: bool = Field(True, description="reuse KV blocks of prompts that begin alike")
+    speculation_tokens: int = Field(
+        8,
+        ge=0,
+        le=64,
+        description="most next tokens that a step guesses of a sequence, from its own text, and checks; they "
+        "change no answer, only its speed; 0 is none",
+    )
     client_weight: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="NAME=W: client NAME's share of the engine's work, where others have 1; "
@@ -190,13 +197,6 @@ class Settings(BaseSettings):
         False,
         description="load the models, which fills --cache-dir, and exit; for images and init containers",
     )
-    log_format: Literal["json", "human"] = Field(
-        default_factory=lambda: "human" if sys.stderr.isatty() else "json",
-        description="json, or human (the default on a terminal)",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
-
-    @field_validator("model", "client_weight", "pin", "version_label", "allowed_origin", mode="before")
     slow_request_seconds: float = Field(
         30.0, ge=0, le=86400, description="a request that takes longer leaves a line that says why; 0 is none"
     )
@@ -206,6 +206,13 @@ class Settings(BaseSettings):
         description="http:// or https://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a "
         "span of every call; OTEL_* variables say the rest; no spans where absent",
     )
+    log_format: Literal["json", "human"] = Field(
+        default_factory=lambda: "human" if sys.stderr.isatty() else "json",
+        description="json, or human (the default on a terminal)",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
+
+    @field_validator("model", "client_weight", "pin", "version_label", "allowed_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value

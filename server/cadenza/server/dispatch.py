@@ -262,7 +262,7 @@ class Dispatcher:
             if stream is not None:
                 stream.account.advance(event, now)
                 if event.token_ids:
-                    _count_interval(stream, event.choice, now, intervals)
+                    _count_intervals(stream, event, now, intervals)
                 if event.finish_reason is not None:
                     self._metrics.choice_finished(event.finish_reason)
                 stream.push(event)
@@ -374,9 +374,12 @@ def _failure(cause: FailureCause, request_id: str) -> RequestError:
             return LogitsNotFiniteError(request_id)
 
 
-def _count_interval(stream: Stream, choice: int, now: float, intervals: dict[float, int]) -> None:
-    last = stream.last_token_at.get(choice)
+def _count_intervals(stream: Stream, event: Progress, now: float, intervals: dict[float, int]) -> None:
+    """A token's interval is from the one before it, so of several of one step all but the first have 0."""
+    last = stream.last_token_at.get(event.choice)
     if last is not None:
         seconds = now - last
         intervals[seconds] = intervals.get(seconds, 0) + 1
-    stream.last_token_at[choice] = now
+    if len(event.token_ids) > 1:
+        intervals[0.0] = intervals.get(0.0, 0) + len(event.token_ids) - 1
+    stream.last_token_at[event.choice] = now

@@ -84,6 +84,7 @@ class ModelFactory:
                 mixed_prefill_tokens=settings.mixed_prefill_tokens,
                 overdue_seconds=settings.overdue_seconds,
                 prefix_cache=settings.prefix_cache,
+                speculation_tokens=settings.speculation_tokens,
                 client_weights=settings.client_weights,
             ),
             metrics=ModelMetrics(self._metrics, artifact.name),

@@ -53,6 +53,7 @@ class Pace:
         self._limits = limits
         self._by_tokens = _StepTimes()
         self._by_sequences = _StepTimes()
+        self._tokens_each = _TokensEach()
         self._ends_while_full = _Rate()
         self._prefill_beside_decodes = _Rate()
         self._learned_at = 0.0
@@ -71,7 +72,8 @@ class Pace:
         if self._running + self._waiting >= self._slots:
             self._ends_while_full.add(ended, seconds, now)
         elif self._running and self._waiting:
-            self._prefill_beside_decodes.add(report.batch_tokens - report.batch_sequences, seconds, now)
+            prefill_tokens = report.batch_tokens - report.batch_sequences - report.draft_tokens
+            self._prefill_beside_decodes.add(prefill_tokens, seconds, now)
         self._running, self._waiting = report.running, report.waiting
         self._slots = self._limits.max_sequences
         if report.waiting and report.kv_blocks_used >= _KV_CACHE_FULL * report.kv_blocks_total:
@@ -80,6 +82,7 @@ class Pace:
         if report.batch_tokens:
             self._by_tokens.add(report.batch_tokens, report.duration, now)
             self._by_sequences.add(report.batch_sequences, report.duration, now)
+            self._tokens_each.add(report.batch_sequences, report.draft_tokens_accepted)
         if report.prompt_tokens_looked_up:
             self._lookups.append((report.prompt_tokens_looked_up, report.prompt_tokens_cached))
             looked_up, found = map(sum, zip(*self._lookups, strict=True))
@@ -111,12 +114,12 @@ class Pace:
         return max(slots * each, generations * taken + max(0.0, taken - since))
 
     def token_seconds(self, sequences: int, now: float) -> float:
-        """A step in which so many more sequences generate."""
-        return self._by_sequences.median(self._running + sequences, now)
+        """A step in which so many more sequences generate, by the tokens that each of them gets in it."""
+        return self._by_sequences.median(self._running + sequences, now) / self._tokens_each.mean
 
     def quick_token_seconds(self, now: float) -> float:
         """The same for one more sequence in quick steps, the lower quartile: those without prompts."""
-        return self._by_sequences.lower_quartile(self._running + 1, now)
+        return self._by_sequences.lower_quartile(self._running + 1, now) / self._tokens_each.mean
 
     def _prefill(self, prompt_tokens: float, now: float) -> float:
         """Prompt tokens count by the share of them that the prefix cache did not have of late."""
@@ -126,6 +129,29 @@ class Pace:
         soonest = whole + self._by_tokens.median(rest, now)
         beside = computed * self._prefill_beside_decodes.seconds_each(now) if self._running else 0.0
         return max(soonest, beside)
+
+
+class _TokensEach:
+    """How many tokens a sequence has got in one step of late: more than 1 where drafts were accepted."""
+
+    def __init__(self) -> None:
+        self._steps: collections.deque[tuple[int, int]] = collections.deque()
+        """Sequences, and accepted drafts of all of them."""
+        self._sequences = 0
+        self._accepted = 0
+
+    def add(self, sequences: int, accepted: int) -> None:
+        self._steps.append((sequences, accepted))
+        self._sequences += sequences
+        self._accepted += accepted
+        if len(self._steps) > _REMEMBERED_STEPS:
+            sequences, accepted = self._steps.popleft()
+            self._sequences -= sequences
+            self._accepted -= accepted
+
+    @property
+    def mean(self) -> float:
+        return 1 + self._accepted / self._sequences if self._sequences else 1.0
 
 
 class _Rate:

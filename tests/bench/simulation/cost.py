@@ -24,9 +24,11 @@ class StepShape:
 
     @classmethod
     def of(cls, batch: StepBatch) -> "StepShape":
-        """A slice of one row decodes; the last token of a prompt, where it comes alone, costs the same."""
+        """One row and its drafts decode; a prompt's last token, where it comes alone, costs the same."""
         lengths = [len(part.token_ids) for part in batch.slices]
-        decode_rows = sum(length == 1 for length in lengths)
+        decode_rows = sum(
+            len(part.token_ids) for part in batch.slices if len(part.token_ids) - part.num_drafts == 1
+        )
         positions = sum(
             length * part.start + length * (length + 1) // 2
             for part, length in zip(batch.slices, lengths, strict=True)

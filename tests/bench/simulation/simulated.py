@@ -42,18 +42,30 @@ class SimulatedRunner:
     def step(self, batch: StepBatch) -> StepResult:
         """Moves the clock."""
         self._clock.now += self._cost.seconds(StepShape.of(batch))
-        return StepResult([_token(part) for part in batch.slices])
+        token_ids: list[int] = []
+        accepted: dict[int, int] = {}
+        for index, part in enumerate(batch.slices):
+            choices = _choices(part)
+            accepted[index] = part.num_accepted(choices)
+            token_ids.append(choices[accepted[index]])
+        return StepResult(token_ids, accepted=accepted)
 
     def close(self) -> None:
         """Holds nothing."""
 
 
-def _token(part: SequenceSlice) -> int:
-    """Some token that depends on the one before and its position, so that continuations differ."""
+def _choices(part: SequenceSlice) -> list[int]:
+    """Some token behind the last right one and behind each draft.
+
+    It depends on the one before it and its position, so that continuations differ.
+    """
     if part.sampling is None:
-        return NO_TOKEN
-    position = part.start + len(part.token_ids)
-    return LEAST_TOKEN + (31 * part.token_ids[-1] + position) % (VOCABULARY - LEAST_TOKEN)
+        return [NO_TOKEN]
+    offsets = range(len(part.token_ids) - part.num_drafts - 1, len(part.token_ids))
+    return [
+        LEAST_TOKEN + (31 * part.token_ids[offset] + part.start + offset + 1) % (VOCABULARY - LEAST_TOKEN)
+        for offset in offsets
+    ]
 
 
 def simulate(

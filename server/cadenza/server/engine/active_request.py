@@ -30,37 +30,46 @@ class ActiveRequest:
 
     def take_prompt_logprobs(
         self, sequence: Sequence, start: int, logprobs: ReadOnlyList[TokenLogprob]
-    ) -> tuple[TokenLogprob, ...]:
-        """Of `logprobs`, those of the prompt's tokens from start + 1 on, what was not handed out yet."""
-        fresh = tuple(logprobs[sequence.num_prompt_logprobs - start :])
+    ) -> tuple[tuple[TokenLogprob, ...], ReadOnlyList[TokenLogprob]]:
+        """Parts what a slice that began at `start` tells, now that it is committed.
+
+        First the prompt's tokens that were not handed out yet, then the new tokens.
+        """
+        if not sequence.wants_prompt_logprobs:
+            return (), logprobs
+        count = min(sequence.num_computed, sequence.prompt_length - 1) - start
+        fresh = tuple(logprobs[sequence.num_prompt_logprobs - start : count])
         sequence.num_prompt_logprobs += len(fresh)
-        return fresh
+        return fresh, logprobs[count:]
 
     def append(
         self,
         sequence: Sequence,
-        token_id: int,
+        token_ids: ReadOnlyList[int],
         now: float,
         logprobs: ReadOnlyList[TokenLogprob] = (),
         prompt_logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Progress:
-        """Adds a generated token to a choice; its event has a finish_reason where that ends the choice."""
+        """Adds generated tokens to a choice, up to one that ends it: then the event has a finish_reason.
+
+        logprobs are of token_ids, where they were asked for.
+        """
         if not self.completion_tokens:
             self.first_token_time = now
         self.last_token_time = now
-        self.completion_tokens += 1
-        sequence.token_ids.append(token_id)
-        reason = _token_reason(self.request, token_id)
-        text = "" if reason else sequence.text.append(token_id)
-        reason = reason or _text_reason(sequence)
-        if reason is not None:
-            text += sequence.text.flush()
+        text, count = "", 0
+        reason: FinishReason | None = None
+        while reason is None and count < len(token_ids):
+            piece, reason = _append(sequence, token_ids[count])
+            text += piece
+            count += 1
+        self.completion_tokens += count
         return Progress(
             self.request.request_id,
             sequence.choice,
-            (token_id,),
+            tuple(token_ids[:count]),
             text,
-            tuple(logprobs),
+            tuple(logprobs[:count]),
             prompt_logprobs,
             reason,
         )
@@ -79,6 +88,17 @@ class ActiveRequest:
                 last_token=self.last_token_time,
             ),
         )
+
+
+def _append(sequence: Sequence, token_id: int) -> tuple[str, FinishReason | None]:
+    """Adds a token; returns the text that became safe to show, and why the sequence ends, if it does."""
+    sequence.token_ids.append(token_id)
+    reason = _token_reason(sequence.request, token_id)
+    text = "" if reason else sequence.text.append(token_id)
+    reason = reason or _text_reason(sequence)
+    if reason is not None:
+        text += sequence.text.flush()
+    return text, reason
 
 
 def _token_reason(request: Request, token_id: int) -> FinishReason | None:

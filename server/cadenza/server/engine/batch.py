@@ -2,7 +2,7 @@
 
 from array import array
 
-from cadenza.server.engine.scheduler import Advance, Schedule
+from cadenza.server.engine.schedule import Advance, Schedule
 from cadenza.server.engine.sequence import Sequence
 from cadenza.server.runner.base import SequenceSlice, StepBatch
 
@@ -28,11 +28,12 @@ def _slice(advance: Advance) -> SequenceSlice:
     needs_history = sampling is not None and sampling.needs_history
     targets = _targets(sequence, start, end) if sequence.wants_prompt_logprobs else _NO_TOKENS
     return SequenceSlice(
-        token_ids=tokens[start:end],
+        token_ids=tokens[start:end] + advance.drafts,
         start=start,
         block_table=sequence.block_table[:],
         sampling=sampling,
-        history=tokens[:] if needs_history else _NO_TOKENS,
+        num_drafts=len(advance.drafts),
+        history=tokens + advance.drafts if needs_history else _NO_TOKENS,
         prompt_length=sequence.prompt_length,
         targets=targets,
         target_alternatives=sequence.sampling.logprobs or 0 if targets else 0,

@@ -18,6 +18,7 @@ from cadenza.server.engine.active_request import ActiveRequest
 from cadenza.server.engine.batch import assemble
 from cadenza.server.engine.kv_cache import KVCache
 from cadenza.server.engine.options import EngineOptions
+from cadenza.server.engine.outcome import Outcome
 from cadenza.server.engine.request import (
     GREEDY,
     Admitted,
@@ -34,13 +35,11 @@ from cadenza.server.engine.request import (
     StepKind,
     StepReport,
     Submit,
-    TokenLogprob,
 )
-from cadenza.server.engine.scheduler import Advance, Schedule, Scheduler, SchedulerLimits
+from cadenza.server.engine.schedule import Advance, Schedule
+from cadenza.server.engine.scheduler import Scheduler, SchedulerLimits
 from cadenza.server.engine.sequence import Sequence
 from cadenza.server.runner.base import (
-    NO_TOKEN,
-    NOT_FINITE,
     Runner,
     RunnerError,
     SequenceSlice,
@@ -57,12 +56,20 @@ class _StepSummary:
     """What a step did, as it is found out."""
 
     tokens: int = 0
+    draft_tokens: int = 0
+    draft_tokens_accepted: int = 0
     sequences: int = 0
     kind: StepKind | None = None
     preemptions: int = 0
     duration: float = 0.0
     prompt_tokens_looked_up: int = 0
     prompt_tokens_cached: int = 0
+
+    def count(self, schedule: Schedule) -> None:
+        """The runner has computed this."""
+        self.sequences = len(schedule.advances)
+        self.tokens = sum(advance.num_rows for advance in schedule.advances)
+        self.draft_tokens = sum(len(advance.drafts) for advance in schedule.advances)
 
 
 class Engine:
@@ -91,7 +98,9 @@ class Engine:
         limits = runner.limits
         self._kv_cache = KVCache(limits.num_blocks, limits.block_size, prefix_cache=options.prefix_cache)
         self._scheduler = Scheduler(
-            SchedulerLimits(limits.max_step_tokens, limits.max_sequences), options, self._kv_cache
+            SchedulerLimits(limits.max_step_tokens, limits.max_sequences, limits.takes_drafts),
+            options,
+            self._kv_cache,
         )
         self._requests: dict[str, ActiveRequest] = {}
         self._numbers = itertools.count()
@@ -178,10 +187,9 @@ class Engine:
         for index, advance in enumerate(schedule.advances):
             active = self._requests.get(advance.sequence.request_id)
             if active is not None:  # another choice's logits have ended it in this very step
-                logprobs = result.logprobs.get(index, ())
-                self._deliver(active, advance, result.token_ids[index], logprobs, now, events)
-        summary.sequences = len(schedule.advances)
-        summary.tokens = sum(advance.num_tokens for advance in schedule.advances)
+                outcome = Outcome.of(result, index, advance)
+                summary.draft_tokens_accepted += self._deliver(active, advance, outcome, now, events)
+        summary.count(schedule)
         summary.kind = kind if summary.tokens else None
         summary.duration = self._clock() - begin
         return summary
@@ -207,38 +215,41 @@ class Engine:
             self.step_began = None
 
     def _deliver(
-        self,
-        active: ActiveRequest,
-        advance: Advance,
-        token_id: int,
-        logprobs: ReadOnlyList[TokenLogprob],
-        now: float,
-        events: list[Event],
-    ) -> None:
-        """Takes a slice's result: the sequence moves on, and what came of it is told."""
+        self, active: ActiveRequest, advance: Advance, outcome: Outcome, now: float, events: list[Event]
+    ) -> int:
+        """Takes a slice's outcome: the sequence moves on, and what came of it is told.
+
+        Returns how many drafts became tokens of the sequence.
+        """
         sequence = advance.sequence
-        if token_id == NOT_FINITE:
+        if outcome.not_finite and not outcome.token_ids:
             self._fail_not_finite(active, sequence, events)
-            return
+            return 0
         start = sequence.num_computed
         self._kv_cache.commit(sequence, advance.num_tokens)
-        prompt_logprobs: tuple[TokenLogprob, ...] = ()
-        if sequence.wants_prompt_logprobs:
-            count = min(sequence.num_computed, sequence.prompt_length - 1) - start
-            prompt_logprobs = active.take_prompt_logprobs(sequence, start, logprobs[:count])
-            logprobs = logprobs[count:]
-        if token_id == NO_TOKEN:
+        prompt_logprobs, logprobs = active.take_prompt_logprobs(sequence, start, outcome.logprobs)
+        if not outcome.token_ids:
             if prompt_logprobs:
                 events.append(
                     Progress(sequence.request_id, sequence.choice, (), "", prompt_logprobs=prompt_logprobs)
                 )
-            return
+            return 0
         if active.request.n > 1 and not active.completion_tokens:
             self._fork(active, sequence, now)
-        progress = active.append(sequence, token_id, now, logprobs, prompt_logprobs)
+        progress = active.append(sequence, outcome.token_ids, now, logprobs, prompt_logprobs)
         events.append(progress)
+        self._accept(sequence, len(progress.token_ids) - 1)
         if progress.finish_reason is not None:
             self._end_choice(active, sequence, events)
+        elif outcome.not_finite:
+            self._fail_not_finite(active, sequence, events)
+        return min(outcome.num_accepted, len(progress.token_ids))
+
+    def _accept(self, sequence: Sequence, count: int) -> None:
+        """So many of the drafts that were computed are followed by tokens: their keys and values stay."""
+        if count:
+            self._kv_cache.commit(sequence, count)
+            self._scheduler.accept(sequence, count)
 
     def _fork(self, active: ActiveRequest, parent: Sequence, now: float) -> None:
         """The prompt is computed: the other choices go on from there."""
@@ -293,6 +304,8 @@ class Engine:
             prompt_tokens_cached=summary.prompt_tokens_cached,
             kv_blocks_used=self._kv_cache.num_used,
             kv_blocks_total=self._kv_cache.num_blocks,
+            draft_tokens=summary.draft_tokens,
+            draft_tokens_accepted=summary.draft_tokens_accepted,
         )
 
 

@@ -17,12 +17,16 @@ class EngineOptions:
     """What has waited longer than this goes before all priorities and shares, so that nothing starves."""
     prefix_cache: bool = True
     """Whether KV blocks are found again by later requests."""
+    speculation_tokens: int = 8
+    """Most drafts that a step checks for one sequence, guesses of its next tokens (drafts.py); 0 is none."""
     client_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Shares of clients in relation to each other; a client that is not named has 1."""
 
     def __post_init__(self) -> None:
         if self.mixed_prefill_tokens < 1:
             raise ValueError(f"mixed_prefill_tokens is {self.mixed_prefill_tokens}; it must be at least 1")
+        if self.speculation_tokens < 0:
+            raise ValueError(f"speculation_tokens is {self.speculation_tokens}; it must be at least 0")
         if not self.overdue_seconds > 0:
             raise ValueError(f"overdue_seconds is {self.overdue_seconds}; it must be above 0")
         for client, weight in self.client_weights.items():

@@ -269,3 +269,7 @@ class StepReport:
     kv_blocks_used: int
     """Blocks that sequences hold; what only the prefix cache holds counts as free."""
     kv_blocks_total: int
+    draft_tokens: int = 0
+    """Those of batch_tokens that were guessed, to be checked."""
+    draft_tokens_accepted: int = 0
+    """Those of draft_tokens that became tokens of their sequences."""

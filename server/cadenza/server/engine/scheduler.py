@@ -3,7 +3,8 @@
 The scheduler knows no phases. A sequence has pending tokens, one in decode, many in prefill or after a
 preemption, and a step hands out a budget of tokens: first to sequences that decode, so that their streams
 go on, then to those in prefill, oldest first, then to those that wait. It has no clock and does no input or
-output: the same calls give the same schedules.
+output: the same calls give the same schedules. Sequences that decode may have drafts of their next tokens
+checked with what is left of the step then (speculation.py); drafts take no KV blocks.
 
 Every sequence comes to its end. When KV blocks run out, the running sequence of the greatest `rank` gives
 way and is recomputed later. So the one of the least rank never does: it always finds blocks, and a budget, as
@@ -17,11 +18,10 @@ import dataclasses
 from cadenza.server.engine.fair_share import FairShare
 from cadenza.server.engine.kv_cache import KVCache
 from cadenza.server.engine.options import EngineOptions
+from cadenza.server.engine.schedule import POSITIONS_PER_TOKEN, Advance, Schedule
 from cadenza.server.engine.sequence import Sequence
+from cadenza.server.engine.speculation import Speculation
 from cadenza.server.engine.waiting import WaitingQueue
-
-POSITIONS_PER_TOKEN = 512
-"""Attention to so many positions takes about as long as all else that a token needs; measured on SmolLM2."""
 
 PREFILL_TOKENS_PER_DECODE = 1.5
 """Beside many decodes a step is long anyway: so many prefill tokens for each make it about twice as long."""
@@ -33,23 +33,8 @@ class SchedulerLimits:
 
     max_step_tokens: int
     max_sequences: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Advance:
-    """Compute the next `num_tokens` pending tokens of a sequence."""
-
-    sequence: Sequence
-    num_tokens: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Schedule:
-    """The work of one step."""
-
-    advances: tuple[Advance, ...]
-    preempted: tuple[Sequence, ...]
-    """Sequences that lost their blocks and wait again, to be recomputed."""
+    takes_drafts: bool = True
+    """Whether the runner can check drafts."""
 
 
 class _PrefillBudget:
@@ -84,6 +69,8 @@ class Scheduler:
         self._limits = limits
         self._options = options
         self._kv_cache = kv_cache
+        most_drafts = options.speculation_tokens if limits.takes_drafts else 0
+        self._speculation = Speculation(most_drafts, kv_cache.block_size)
         self._fair_share = FairShare(options.client_weights)
         self.waiting = WaitingQueue(self._fair_share)
         self.running: list[Sequence] = []
@@ -126,9 +113,15 @@ class Scheduler:
         advances = decodes + prefills
         if preempted:
             advances = [advance for advance in advances if advance.sequence not in preempted]
+        room -= sum(advance.num_tokens for advance in prefills)
+        advances = self._speculation.add_drafts(advances, room)
         for advance in advances:
             self._fair_share.charge(advance.sequence.request.client, advance.num_tokens)
         return Schedule(tuple(advances), tuple(preempted))
+
+    def accept(self, sequence: Sequence, num_drafts: int) -> None:
+        """So many of a step's drafts became tokens of the sequence: its client has got them computed."""
+        self._fair_share.charge(sequence.request.client, num_drafts)
 
     def _schedule_decodes(self, preempted: list[Sequence], now: float) -> list[Advance]:
         advances: list[Advance] = []

@@ -4,6 +4,7 @@ import dataclasses
 from array import array
 from collections.abc import Sequence as ReadOnlyList
 
+from cadenza.server.engine.drafts import Drafter
 from cadenza.server.engine.request import Request, SamplingParams
 from cadenza.server.engine.text import TextAssembler
 from cadenza.server.runner.base import BlockCopy
@@ -39,6 +40,8 @@ class Sequence:
     """While it runs: how many seconds more it may wait, in all, before it is overdue."""
     protected: bool = False
     """Whether it was overdue when it began to run."""
+    drafter: Drafter | None = None
+    """Guesses its next tokens, once it has generated one and where drafts are checked at all."""
 
     @classmethod
     def of(
@@ -74,13 +77,13 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
-    def num_generated(self) -> int:
-        """Tokens generated so far."""
-    @property
     def is_decoding(self) -> bool:
         """Whether nothing but its last generated token is to be computed."""
         return self.num_pending == 1 and self.num_generated > 0
 
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far."""
         return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property

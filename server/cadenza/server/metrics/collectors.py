@@ -101,6 +101,12 @@ class Metrics:
             "model",
         )
         self.generated_tokens = counter("cadenza_generated_tokens_total", "Tokens generated.", "model")
+        self.draft_tokens = counter(
+            "cadenza_draft_tokens_total", "Next tokens that were guessed and checked.", "model"
+        )
+        self.draft_tokens_accepted = counter(
+            "cadenza_draft_tokens_accepted_total", "Guessed tokens that were right.", "model"
+        )
         self.preemptions = counter(
             "cadenza_preemptions_total", "Sequences preempted for want of blocks.", "model"
         )

@@ -27,6 +27,8 @@ class ModelMetrics:
         self._batch_tokens = metrics.batch_tokens.labels(model)
         self._batch_sequences = metrics.batch_sequences.labels(model)
         self._generated_tokens = metrics.generated_tokens.labels(model)
+        self._draft_tokens = metrics.draft_tokens.labels(model)
+        self._draft_tokens_accepted = metrics.draft_tokens_accepted.labels(model)
         self._preemptions = metrics.preemptions.labels(model)
         self._prefix_queried = metrics.prefix_queried.labels(model)
         self._prefix_hit = metrics.prefix_hit.labels(model)
@@ -54,7 +56,7 @@ class ModelMetrics:
         intervals: Mapping[float, int],
         others: Sequence[StepReport] = (),
     ) -> None:
-        """One step; `intervals` counts the sequences by seconds since their token before.
+        """One step; `intervals` counts tokens by seconds since the one before of their choice.
 
         `others` are the last reports of the model's other engines.
         """
@@ -75,6 +77,9 @@ class ModelMetrics:
             self._step_sequences.observe(report.batch_sequences)
         elif any(map(_is_failed_step, report.events)):
             self._step_failures.inc()
+        if report.draft_tokens:
+            self._draft_tokens.inc(report.draft_tokens)
+            self._draft_tokens_accepted.inc(report.draft_tokens_accepted)
         if generated_tokens:
             self._generated_tokens.inc(generated_tokens)
         for seconds, count in intervals.items():

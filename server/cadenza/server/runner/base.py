@@ -29,6 +29,8 @@ class RunnerLimits:
     max_sequences: int
     max_context: int
     """Most positions of one sequence."""
+    takes_drafts: bool = True
+    """Whether slices may have drafts. Only where a token's logits are the same in any batch."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ class SequenceSlice:
     start: int
     block_table: Sequence[int]
     sampling: SamplingParams | None
-    """How to choose the token after the last of token_ids; None where none is wanted (a prefill goes on)."""
+    """How to choose the token after the last of token_ids; None where none is wanted (a prefill goes on).
+
+    With drafts the last of token_ids that is right counts.
+    """
     history: Sequence[int] = ()
     """All tokens up to the last of token_ids, where sampling.needs_history; else empty."""
     prompt_length: int = 0
@@ -53,6 +58,18 @@ class SequenceSlice:
     """The tokens after the first len(targets) of token_ids, where their log-probabilities are wanted."""
     target_alternatives: int = 0
     """How many alternatives each of targets gets."""
+    num_drafts: int = 0
+    """How many of token_ids, the last ones, are guesses; only where `sampling` is given and targets are not.
+
+    A draft is accepted where it is the token that `sampling` chooses in its place and all drafts before it
+    are accepted. History goes to the last draft.
+    """
+
+    def num_accepted(self, choices: Sequence[int]) -> int:
+        """How many drafts are accepted, by what was chosen in place of each."""
+        drafts = self.token_ids[len(self.token_ids) - self.num_drafts :]
+        pairs = enumerate(zip(drafts, choices, strict=False))
+        return next((index for index, (draft, choice) in pairs if draft != choice), self.num_drafts)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,11 +93,16 @@ class StepBatch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
-    """One token id per slice, in order: NO_TOKEN where none was asked for, NOT_FINITE where there is none."""
+    """One token id per slice, in order: NO_TOKEN where none was asked for, NOT_FINITE where there is none.
+
+    Behind drafts it is the token behind the last that is accepted.
+    """
 
     token_ids: Sequence[int]
     logprobs: Mapping[int, Sequence[TokenLogprob]] = dataclasses.field(default_factory=dict)
-    """By index of the slice, for slices that asked: those of its targets in order, then of its new token."""
+    """By index of the slice, where asked for: of its targets in order, accepted drafts, and its new token."""
+    accepted: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """By index of the slice: how many of its drafts are accepted; those with none may be absent."""
 
 
 class Runner(Protocol):

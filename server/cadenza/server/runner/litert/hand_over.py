@@ -49,7 +49,7 @@ class HandOver:
             if part.targets:
                 heads += self._target_rows(part, begin)
             if part.sampling is not None:
-                heads.append(self._sampled_row(part, part.sampling, row - 1))
+                heads += self._sampled_rows(part, part.sampling, row - 1)
         self._step.token_ids[:row] = token_ids
         self._place_rows(batch.slices, row)
         self._step.heads[: len(heads)] = heads
@@ -61,19 +61,23 @@ class HandOver:
         chosen = self._step.chosen[: self._num_heads].tolist()
         token_ids: list[int] = []
         logprobs: dict[int, list[TokenLogprob]] = {}
+        accepted: dict[int, int] = {}
         end = 0
         for index, part in enumerate(batch.slices):
-            sampling = part.sampling
-            begin, end = end, end + len(part.targets) + (sampling is not None)
-            if NOT_FINITE in chosen[begin:end]:
-                token_ids.append(NOT_FINITE)
-                continue
-            token_ids.append(NO_TOKEN if sampling is None else chosen[end - 1])
-            own = sampling is not None and sampling.logprobs is not None
-            if part.targets or own:
-                last = end if own else begin + len(part.targets)
-                logprobs[index] = [self._logprob(head, chosen[head]) for head in range(begin, last)]
-        return StepResult(token_ids, logprobs)
+            begin, end = end, end + _num_heads(part)
+            heads = range(begin, end)
+            if part.num_drafts:
+                accepted[index] = part.num_accepted(chosen[begin:end])
+                heads = heads[: accepted[index] + 1]
+            token_id = chosen[heads[-1]] if part.sampling is not None else NO_TOKEN
+            if NOT_FINITE in chosen[begin : heads.stop]:
+                token_id, heads = NOT_FINITE, heads[: accepted.get(index, 0)]
+            token_ids.append(token_id)
+            own = part.sampling is not None and part.sampling.logprobs is not None
+            told = heads if own else heads[: len(part.targets)]
+            if told:
+                logprobs[index] = [self._logprob(head, chosen[head]) for head in told]
+        return StepResult(token_ids, logprobs, accepted)
 
     def _place_rows(self, slices: Sequence[SequenceSlice], rows: int) -> None:
         lengths = [len(part.token_ids) for part in slices]
@@ -87,9 +91,9 @@ class HandOver:
         rest = (check_alternatives(part.target_alternatives), *_NOT_SAMPLED, *_NO_PENALTIES, *_NO_BIASES)
         return [(row + offset, target, *rest) for offset, target in enumerate(part.targets)]
 
-    def _sampled_row(self, part: SequenceSlice, sampling: SamplingParams, row: int) -> _HeadRow:
-        return (
-            row,
+    def _sampled_rows(self, part: SequenceSlice, sampling: SamplingParams, last: int) -> list[_HeadRow]:
+        """A row for each draft and one for the token behind them; the last stands at `last`."""
+        draw = (
             NO_TOKEN,
             NO_LOGPROB if sampling.logprobs is None else check_alternatives(sampling.logprobs),
             sampling.temperature,
@@ -98,11 +102,16 @@ class HandOver:
             sampling.min_p,
             sampling.choice,
             sampling.seed,
-            *(self._penalties(part, sampling) if sampling.needs_history else _NO_PENALTIES),
-            *(self._bias_range(sampling.logit_bias) if sampling.logit_bias else _NO_BIASES),
         )
+        *penalties, end = self._penalties(part, sampling) if sampling.needs_history else _NO_PENALTIES
+        biases = self._bias_range(sampling.logit_bias) if sampling.logit_bias else _NO_BIASES
+        return [
+            (last - behind, *draw, *penalties, max(0, end - behind), *biases)
+            for behind in range(part.num_drafts, -1, -1)
+        ]
 
     def _penalties(self, part: SequenceSlice, sampling: SamplingParams) -> _HeadRow:
+        """Those of the slice's last token, whose history is the longest."""
         length = check_history(part)
         begin, end = self._history_end, self._history_end + length
         self._history[begin:end] = _packed(part.history)
@@ -153,6 +162,10 @@ class _BiasArrays:
         check_biases(pairs, self._vocabulary)
         token_ids, values = zip(*pairs, strict=True)
         return pairs, np.array(token_ids, np.int32), np.array(values, np.float32)
+
+
+def _num_heads(part: SequenceSlice) -> int:
+    return len(part.targets) + (0 if part.sampling is None else part.num_drafts + 1)
 
 
 def _packed(values: Sequence[int]) -> "array[int]":
