@@ -2,8 +2,8 @@
 
 The int8 model in the server's dispatcher, without sockets; its loop and its engine share the machine as in a
 server. Collectors: seconds inside ModelMetrics, those of ended requests included. Fan-out: seconds inside
-Dispatcher.deliver: the collectors, and what responses need anyway. Shares are sums over sums: these seconds by
-the seconds of all steps.
+Dispatcher.deliver: the collectors, and what responses need anyway. Shares are these seconds over those of the
+steps, sums over sums.
 """
 
 import argparse

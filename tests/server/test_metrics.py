@@ -1,5 +1,8 @@
 """What /metrics says after known work; the arithmetic is the reader's to check."""
 
+import collections
+import re
+
 import pytest
 from prometheus_client import CollectorRegistry
 from tests.server.live import Live, create, stream
@@ -65,8 +68,33 @@ async def test_metrics_page_is_in_the_format_that_prometheus_asks_for(live: Live
     status, text = await live.get("/metrics")
     assert status == 200
     assert "# TYPE cadenza_engine_batch_tokens gauge" in text
-    assert 'le="0.02"' in text
     assert (await live.get("/nosuch"))[0] == 404
+
+
+async def test_times_in_metrics_are_those_of_the_response(live: Live) -> None:
+    timing = (await live.stub.CreateCompletion(create("abc", max_tokens=4))).timing
+    told = {
+        "cadenza_request_queue_seconds_sum": timing.queue,
+        "cadenza_request_prefill_seconds_sum": timing.prefill,
+        "cadenza_request_decode_seconds_sum": timing.decode,
+        "cadenza_time_to_first_token_seconds_sum": timing.time_to_first_token,
+    }
+    for name, duration in told.items():
+        assert await live.metric(name) == pytest.approx(duration.ToNanoseconds() / 1e9, abs=2e-9)
+
+
+async def test_histograms_of_seconds_begin_at_half_a_millisecond_and_have_edges_at_the_objectives(
+    live: Live,
+) -> None:
+    await live.text("abc", max_tokens=4)
+    _, text = await live.get("/metrics")
+    edges: dict[str, set[float]] = collections.defaultdict(set)
+    for name, edge in re.findall(r'^(cadenza_\w+_seconds)_bucket\{.*le="([^"]+)"', text, re.MULTILINE):
+        edges[name].add(float(edge))
+    assert len(edges) == 8
+    for name, found in edges.items():
+        assert min(found) == 0.0005, name
+        assert found >= {0.02, 0.03, 0.04, 0.05, 0.08, 0.1, 0.2, 0.45, 0.5, 2}, name
 
 
 def test_weighted_histogram_counts_like_so_many_single_values() -> None:
