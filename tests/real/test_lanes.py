@@ -1,0 +1,92 @@
+"""Many lanes on the real model: the same answers as one lane, and one copy of the packed weights."""
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.bench.lane_memory import largest_step
+from tests.real.cpu_program import load_runner
+from tests.runner.conformance import some_samplings
+from tests.runner.driver import Job, complete
+
+from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.memory import process_memory
+
+pytestmark = pytest.mark.real_model
+
+LANES = 8
+"""More than this machine may have cores."""
+VOCABULARY = 49_152
+WEIGHTS = 134_515_008
+"""Bytes of the int8 model's weights."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """What this process has."""
+
+    own_bytes: int
+    files: frozenset[str]
+    """That are mapped. Their bytes do not serve: another process that maps them too would halve them."""
+
+
+def held() -> Held:
+    memory = process_memory()
+    assert memory is not None, "the system does not tell"
+    names = (line.split(maxsplit=5)[5:] for line in Path("/proc/self/maps").read_text().splitlines())
+    return Held(memory.anonymous, frozenset(name for (name,) in filter(None, names) if name[0] == "/"))
+
+
+def load(artifact: Path, lanes: int) -> LiteRTRunner:
+    """A runner whose lanes have touched all their buffers."""
+    runner = load_runner(artifact, lanes=lanes)
+    runner.warm_up()
+    largest_step(runner, VOCABULARY)
+    return runner
+
+
+@pytest.fixture(scope="module")
+def one_lane(real_int8: Path) -> Iterator[LiteRTRunner]:
+    runner = load(real_int8, lanes=1)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def before(one_lane: LiteRTRunner) -> Held:
+    """What the process has with a runner of one lane."""
+    return held()
+
+
+@pytest.fixture(scope="module")
+def many_lanes(real_int8: Path, before: Held) -> Iterator[LiteRTRunner]:
+    runner = load(real_int8, LANES)
+    yield runner
+    runner.close()
+
+
+def test_eight_more_lanes_map_no_more_files_and_own_less_than_a_fourth_of_the_weights_each(
+    before: Held, many_lanes: LiteRTRunner
+) -> None:
+    after = held()
+    assert after.files == before.files
+    assert (after.own_bytes - before.own_bytes) / LANES < WEIGHTS / 4
+
+
+def test_eight_lanes_give_the_tokens_and_log_probabilities_of_one_bit_for_bit(
+    one_lane: LiteRTRunner, many_lanes: LiteRTRunner
+) -> None:
+    source = random.Random(8)
+    jobs = [
+        Job(
+            [source.randrange(100, VOCABULARY) for _ in range(5 + 11 * index)],
+            dataclasses.replace(sampling, logprobs=20, seed=index),
+            count=6,
+        )
+        for index, sampling in enumerate(some_samplings())
+    ]
+    used = many_lanes.lane_seconds
+    assert complete(many_lanes, jobs, chunk=50) == complete(one_lane, jobs, chunk=17)
+    assert ((many_lanes.lane_seconds - used).sum(axis=1) > 0).all(), "a lane had no work"

@@ -1,0 +1,102 @@
+"""What the rule for lanes gives machines of 8, 32 and 96 cores, in simulation."""
+
+import dataclasses
+
+import pytest
+from tests.bench.lanes import (
+    FLAGS,
+    MACHINES,
+    TIMES,
+    Flags,
+    Machine,
+    best_lanes,
+    decode_seconds,
+    rule,
+    simulate_machine,
+)
+from tests.bench.simulate import COST
+from tests.bench.simulation.cost import MeasuredRunner, StepShape
+from tests.bench.simulation.lane_cost import LaneCost, LaneTimes, fit_lanes
+
+MADE = LaneTimes(
+    machine="none",
+    model="none",
+    weight_bytes=100_000_000,
+    core_bandwidth=25e9,
+    node_bandwidth=40e9,
+    serial=0.5e-3,
+    serial_row=0.02e-3,
+    decode_row=0.6e-3,
+    prefill_row=0.5e-3,
+    position=1e-6,
+)
+SHAPES = [
+    StepShape(decode, prefill, 60 * (decode + prefill) + 900 * (decode % 3))
+    for decode in (4, 8, 16, 32)
+    for prefill in (0, 16, 100)
+]
+
+
+@pytest.fixture(scope="module")
+def measured() -> LaneTimes:
+    return LaneTimes.read(TIMES)
+
+
+def test_throughput_grows_from_2_over_8_and_32_to_96_cores(measured: LaneTimes) -> None:
+    two, eight, many, twice_as_many = [
+        simulate_machine(machine, measured, Flags(), rule(machine, Flags()), depth=2).throughput
+        for machine in MACHINES
+    ]
+    assert eight > 1.2 * two
+    assert many > 1.5 * eight
+    assert twice_as_many == pytest.approx(2 * many)
+
+
+def test_larger_steps_make_a_large_machine_faster_in_all(measured: LaneTimes) -> None:
+    machine = MACHINES[2]
+    small, large = (
+        simulate_machine(machine, measured, flags, rule(machine, flags), depth=2) for flags in FLAGS
+    )
+    assert large.lanes > small.lanes
+    assert large.throughput > small.throughput
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_no_number_of_lanes_is_much_better_than_the_rules(
+    measured: LaneTimes, machine: Machine, flags: Flags
+) -> None:
+    by_rule, best = (
+        decode_seconds(LaneCost(measured, lanes, machine.node_bandwidth), flags)
+        for lanes in (rule(machine, flags), best_lanes(machine, measured, flags))
+    )
+    assert by_rule < 1.25 * best
+
+
+def test_the_cost_on_two_lanes_is_that_of_steps_measured_another_time(measured: LaneTimes) -> None:
+    cost, known = LaneCost(measured, 2, measured.node_bandwidth), MeasuredRunner.read(COST).cost
+    for rows in (8, 16, 32, 64):
+        shape = StepShape(rows, 0, 100 * rows)
+        assert cost.seconds(shape) == pytest.approx(known.seconds(shape), rel=0.25)
+
+
+def test_a_step_waits_for_the_lane_with_most_rows_and_for_the_memory_that_all_share() -> None:
+    one, three = (LaneCost(MADE, lanes, node_bandwidth=40e9) for lanes in (1, 3))
+    # One lane reads 100 MB at 25 GB/s; three at a third of 40 GB/s each, and the busiest has 3 of 7 rows.
+    assert one.seconds(StepShape(7, 0, 0)) == pytest.approx(0.5e-3 + 7 * 0.02e-3 + 4e-3 + 7 * 0.6e-3)
+    assert three.seconds(StepShape(7, 0, 0)) == pytest.approx(0.5e-3 + 7 * 0.02e-3 + 7.5e-3 + 3 * 0.6e-3)
+
+
+def test_few_rows_are_not_spread_over_more_lanes_than_the_runner_would() -> None:
+    many, two = (LaneCost(MADE, lanes, node_bandwidth=1e12) for lanes in (8, 2))
+    for rows in (1, 2, 3, 4, 5):
+        assert many.seconds(StepShape(rows, 0, 0)) == two.seconds(StepShape(rows, 0, 0))
+
+
+def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps() -> None:
+    steps = {
+        lanes: [(shape, LaneCost(MADE, lanes, 40e9).seconds(shape)) for shape in SHAPES] for lanes in (1, 2)
+    }
+    found = fit_lanes(steps, {1: 25e9, 2: 40e9}, MADE.weight_bytes, "none", "none")
+    for field in dataclasses.fields(LaneTimes):
+        assert getattr(found, field.name) == pytest.approx(getattr(MADE, field.name)), field.name
