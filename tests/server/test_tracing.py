@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, format_span_id, format_trace_id
 from tests.http.clients import body, connect
+from tests.kserve.client import Conversation, infer_request
 from tests.server.collector import collector, values
 from tests.server.live import Live, create, health_stub, live_server, rest, settings, stream
 from tests.server.scripted_runner import LIMITS, ScriptedRunner
@@ -175,6 +176,21 @@ async def test_http_calls_belong_to_the_trace_that_their_headers_name(
     assert attributes["cadenza.requests"] == 2
     indices = [dict(phase.attributes or {})["cadenza.request.index"] for phase in phases]
     assert indices == [0, 0, 0, 1, 1, 1]
+
+
+async def test_every_request_of_a_kserve_stream_has_a_span_like_a_call(
+    artifact: Path, runner: ScriptedRunner
+) -> None:
+    async with traced(artifact, runner) as server:
+        talk = Conversation(server.live.channel, metadata=(("traceparent", TRACEPARENT),))
+        await talk.all_of(*(infer_request(letter, sampling={"max_tokens": 2}) for letter in "ak"))
+        spans = await server.ended(1)
+    calls = [span for span in spans if span.kind is SpanKind.SERVER]
+    assert [call.name for call in calls] == ["inference.GRPCInferenceService/ModelStreamInfer"] * 2
+    for call in calls:
+        assert format_span_id(_parent(call).span_id) == PARENT
+        phases = [span for span in spans if span.parent and span.parent.span_id == _context(call).span_id]
+        assert [phase.name for phase in phases] == ["queue", "prefill", "decode"]
 
 
 async def test_preemptions_are_told(artifact: Path) -> None:
