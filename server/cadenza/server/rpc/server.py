@@ -9,6 +9,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cadenza.kserve import inference_pb2_grpc
 from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
 from cadenza.server.metrics import Metrics
@@ -18,6 +19,8 @@ from cadenza.server.rpc.call_records import CallRecords
 from cadenza.server.rpc.completion import CompletionServicer
 from cadenza.server.rpc.credentials import Credentials
 from cadenza.server.rpc.interceptor import CallInterceptor
+from cadenza.server.rpc.kserve.service import SERVICE as INFERENCE
+from cadenza.server.rpc.kserve.service import InferenceServicer
 from cadenza.server.rpc.tfserving import registration as tfserving
 from cadenza.server.rpc.tolerant_server import tolerant_server
 from cadenza.v1 import completion_pb2, completion_pb2_grpc
@@ -29,7 +32,7 @@ _LAST_BYTES_SECONDS = 0.5
 
 
 class GrpcServer:
-    """All services on one port: CompletionService, TensorFlow Serving's, health and reflection.
+    """All services on one port: CompletionService, KServe's, TensorFlow Serving's, health and reflection.
 
     Where the settings say so, health is alone on another port as well. It begins as NOT_SERVING.
     """
@@ -61,6 +64,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         self._services: tuple[str, ...] = ()
         """Whose health is told, by full name."""
+        self._is_serving = False
         self._watch: asyncio.Task[None] | None = None
         self._is_stopping = False
 
@@ -86,6 +90,7 @@ class GrpcServer:
 
     async def set_serving(self, serving: bool) -> None:
         """What health answers from now on, for the server and for each of its services."""
+        self._is_serving = serving
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
@@ -116,10 +121,14 @@ class GrpcServer:
         completion_pb2_grpc.add_CompletionServiceServicer_to_server(
             CompletionServicer(self._models, self._clock), self._server
         )
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(self._models, self._clock, lambda: self._is_serving, self._calls), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         wanted = self._settings.tensorflow_serving
         self._services = (
             SERVICE,
+            INFERENCE,
             *tfserving.add_services(self._server, self._models, self._clock, wanted),
         )
         reflection.enable_server_reflection((*self._services, _HEALTH, reflection.SERVICE_NAME), self._server)
