@@ -16,6 +16,7 @@ from tests.tfserving.graphs import write_served_artifact
 
 HEALTH = "grpc.health.v1.Health"
 SERVICES = {
+    "inference.GRPCInferenceService",
     "cadenza.v1.CompletionService",
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",

@@ -102,6 +102,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(self._answer(method, kind, raising(error)))
         return handler
 
+    async def answer_part(
+        self, behaviour: Behaviour, request: Any, context: Context, call: Call
+    ) -> RequestError | None:
+        """Answers one of the requests that a stream carries; like a call it is logged and waited for.
+
+        Gives the error that it ended in. `call` is the request's, not the stream's.
+        """
+        call.door = dataclasses.replace(current_call.get().door, is_traced=True)
+        self._records.begin(call, context.invocation_metadata() or ())
+        self._enter(1)
+        try:
+            outcome = await _or_error(behaviour, request, context, call)
+        except asyncio.CancelledError:
+            call.code = _code_of_cancelled(context)
+            raise
+        else:
+            if isinstance(outcome, RequestError):
+                self._refuse(outcome, call)
+                return outcome
+            call.code = "OK"
+            return None
+        finally:
+            self._records.end(call)
+            self._enter(-1)
+
     async def answer_unknown(self, context: Context) -> None:
         """Refuses a call of a method that the server has not."""
         error: RequestError = MethodNotFoundError()
@@ -123,6 +148,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _answer(self, method: str, kind: str, behaviour: Behaviour, *, is_endless: bool = False) -> Behaviour:
         service, _, name = method.removeprefix("/").partition("/")
         started = self._metrics.rpc_started.labels(kind, service, name)
+        door = Door.of_grpc(service, name, is_traced=not (is_endless or service.startswith(_UNTRACED)))
 
         async def answer(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata() or ()
@@ -146,7 +172,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._idle.clear()
         else:
             self._idle.set()
-        door = Door.of_grpc(service, name, is_traced=not (is_endless or service.startswith(_UNTRACED)))
 
     def _client(self, context: Context) -> str | None:
         """A token says more of who calls than the connection that it came by."""
@@ -159,7 +184,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await self._abort(response, context, call)
             call.code = "OK"
         except asyncio.CancelledError:
-            call.code = "DEADLINE_EXCEEDED" if _deadline_passed(context) else "CANCELLED"
+            call.code = _code_of_cancelled(context)
             raise
         except grpc.aio.AbortError:
             call.code = context.code().name
@@ -167,10 +192,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return response
 
     async def _abort(self, error: RequestError, context: Context, call: Call) -> NoReturn:
+        self._refuse(error, call)
+        await context.abort(status_code(error), error.message, trailing_metadata(error, call.request_id))
+
+    def _refuse(self, error: RequestError, call: Call) -> None:
+        """Counts it; the code is kept where the client has gone and abort() raises something else."""
         self._metrics.rejected.labels(error.reason.value).inc()
         call.log["reason"] = error.reason.value
-        call.code = error.code  # kept where the client has gone and abort() raises something else
-        await context.abort(status_code(error), error.message, trailing_metadata(error, call.request_id))
+        call.code = error.code
 
 
 async def _or_error(behaviour: Behaviour, request: Any, context: Context, call: Call) -> Any:
@@ -188,6 +217,10 @@ async def _or_error(behaviour: Behaviour, request: Any, context: Context, call: 
             return DeadlineExceededError()
         _log.exception("call_failed", exc_info=error)
         return UnexpectedError(call.request_id)
+
+
+def _code_of_cancelled(context: Context) -> str:
+    return "DEADLINE_EXCEEDED" if _deadline_passed(context) else "CANCELLED"
 
 
 def _deadline_passed(context: Context) -> bool:
