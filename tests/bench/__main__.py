@@ -1,6 +1,6 @@
 """`make bench`: the machine's ceiling, the engine in process, and the server over gRPC on the same cores.
 
-Every speed is the median of some runs. Results also go to build/bench/bench.json.
+Both without drafts, which `python -m tests.bench.speculation` is for. Every speed is the median of some runs. Results also go to build/bench/bench.json.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def measure(artifact: Path, cache: Path, repeats: int) -> Results:
     ttfts: list[float] = []
     with (
         bench_engine(artifact, cache) as (engine, manifest),
-        serve({"model": artifact}, "--cache-dir", str(cache)) as server,
+        serve({"model": artifact}, "--cache-dir", str(cache), "--speculation-tokens", "0") as server,
     ):
         vocabulary = manifest.decoder.vocabulary_size
         long_prompts = prompts(repeats + 1, LONG_PROMPT_TOKENS, vocabulary)

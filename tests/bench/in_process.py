@@ -50,7 +50,7 @@ class BenchEngine:
         self._engine = Engine(
             runner,
             [b"x"] * vocabulary,
-            options=EngineOptions(prefix_cache=False),
+            options=EngineOptions(prefix_cache=False, speculation_tokens=0),
             clock=time.perf_counter,
             report=self._reports.put,
         )

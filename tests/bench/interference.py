@@ -72,7 +72,8 @@ def measure_served(budgets: Sequence[int], repeats: int) -> dict[int, list[Inter
     """Runs by budget, each with a server of its own."""
     runs: dict[int, list[Interference]] = {budget: [] for budget in budgets}
     for budget in _turns(budgets, repeats):
-        flags = ("--cache-dir", str(CACHE / "server"), "--mixed-prefill-tokens", str(budget))
+        budget_flags = ("--mixed-prefill-tokens", str(budget), "--speculation-tokens", "0")
+        flags = ("--cache-dir", str(CACHE / "server"), *budget_flags)
         with serve({"model": ARTIFACTS["int8"]}, *flags) as server:
             runs[budget].append(asyncio.run(served(server.target)))
     return runs

@@ -85,7 +85,7 @@ def in_process(runner: Runner, budget: int) -> Interference:
     engine = Engine(
         runner,
         [b"x"] * VOCABULARY,
-        options=EngineOptions(mixed_prefill_tokens=budget, prefix_cache=False),
+        options=EngineOptions(mixed_prefill_tokens=budget, prefix_cache=False, speculation_tokens=0),
         clock=time.perf_counter,
         report=lambda report: reports.put((time.perf_counter(), report)),
     )

@@ -128,7 +128,10 @@ def _trace(options: argparse.Namespace) -> list[TraceRequest]:
 
 
 def _engine_options(options: argparse.Namespace, budget: int) -> EngineOptions:
-    return EngineOptions(mixed_prefill_tokens=budget, prefix_cache=not options.no_prefix_cache)
+    """Without drafts: tokens in simulation never repeat, those of the real model do."""
+    return EngineOptions(
+        mixed_prefill_tokens=budget, prefix_cache=not options.no_prefix_cache, speculation_tokens=0
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

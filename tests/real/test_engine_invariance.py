@@ -106,6 +106,10 @@ class Serving:
         return sum(report.preemptions for report in self.reports)
 
     @property
+    def accepted_drafts(self) -> int:
+        return sum(report.draft_tokens_accepted for report in self.reports)
+
+    @property
     def cached_tokens(self) -> int:
         return sum(report.prompt_tokens_cached for report in self.reports)
 
@@ -178,12 +182,12 @@ def requests(reference: Reference) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def alone(real_int8: Path, requests: list[Request], token_bytes: Sequence[bytes]) -> Answers:
-    """Each request by itself, on one lane, in an ample pool, nothing cached."""
+    """Each request by itself, on one lane, in an ample pool, nothing cached, nothing guessed."""
     runner = load_runner(real_int8, lanes=1)
     answers: Answers = {}
     try:
         for request in requests:
-            serving = Serving(runner, token_bytes, EngineOptions(prefix_cache=False))
+            serving = Serving(runner, token_bytes, EngineOptions(prefix_cache=False, speculation_tokens=0))
             answers |= serving.serve([[request]])
     finally:
         runner.close()
@@ -222,9 +226,10 @@ def test_answers_are_the_same_in_any_order_of_arrival_under_memory_pressure(
     found = serving.serve(arrivals(requests, seed))
     print(
         f"{len(serving.reports)} steps, {serving.preemptions} preemptions, "
-        f"{serving.cached_tokens} prompt tokens from the cache"
+        f"{serving.cached_tokens} prompt tokens from the cache, {serving.accepted_drafts} drafts accepted"
     )
     assert serving.preemptions > 0
+    assert serving.accepted_drafts > 0
     assert (serving.cached_tokens > 0) == prefix_cache
     differing = [key for key in alone if found.get(key) != alone[key]]
     assert differing == []

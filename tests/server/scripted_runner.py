@@ -90,27 +90,33 @@ class ScriptedRunner:
                 raise RunnerError("the scripted failure")
             self._allowed -= 1
         time.sleep(self._step_seconds)
-        tokens = [self._next(one) for one in batch.slices]
+        chosen = [self._choose(one) for one in batch.slices]
+        tokens = [found[-1] if found else NO_TOKEN for found in chosen]
+        accepted = {index: len(found) - 1 for index, found in enumerate(chosen) if found}
         logprobs = {
-            index: _logprobs(one, token)
-            for index, (one, token) in enumerate(zip(batch.slices, tokens, strict=True))
+            index: _logprobs(one, found)
+            for index, (one, found) in enumerate(zip(batch.slices, chosen, strict=True))
         }
-        return StepResult(tokens, {index: found for index, found in logprobs.items() if found})
+        told = {index: found for index, found in logprobs.items() if found}
+        return StepResult(tokens, told, accepted)
 
     def close(self) -> None:
         self.closed = True
 
-    def _next(self, one: SequenceSlice) -> int:
+    def _choose(self, one: SequenceSlice) -> list[int]:
+        """Accepted drafts and the token behind them; nothing where none is asked for."""
         if one.sampling is None:
-            return NO_TOKEN
-        token_id = one.token_ids[-1]
-        return self._successor.get(token_id, (token_id + 1 + one.sampling.choice) % 256)
+            return []
+        last = one.token_ids[len(one.token_ids) - one.num_drafts - 1 :]
+        choice = one.sampling.choice
+        choices = [self._successor.get(token_id, (token_id + 1 + choice) % 256) for token_id in last]
+        return choices[: one.num_accepted(choices) + 1]
 
 
-def _logprobs(one: SequenceSlice, token: int) -> list[TokenLogprob]:
+def _logprobs(one: SequenceSlice, tokens: list[int]) -> list[TokenLogprob]:
     found = [_logprob(target, one.target_alternatives) for target in one.targets]
     if one.sampling is not None and one.sampling.logprobs is not None:
-        found.append(_logprob(token, one.sampling.logprobs))
+        found += [_logprob(token, one.sampling.logprobs) for token in tokens]
     return found
 
 

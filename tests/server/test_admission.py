@@ -120,6 +120,21 @@ def test_sure_tokens_take_a_step_each_as_slow_as_those_of_so_many_sequences() ->
     assert _seconds(pace, Work(1, sure_tokens=11), Ahead(), now=0) == pytest.approx(0.01 + 0.5)
 
 
+def test_sure_tokens_that_drafts_bring_take_their_share_of_a_step() -> None:
+    pace = _pace()
+    pace.learn(
+        _step(6, 0.1, batch_sequences=2, running=1, draft_tokens=4, draft_tokens_accepted=2), ended=0, now=0
+    )
+    # Two sequences have got four tokens.
+    assert pace.token_seconds(1, now=0) == pytest.approx(0.1 / 2)
+    pace.learn(_step(2, 0.1, batch_sequences=2, running=1), ended=0, now=0)
+    assert pace.token_seconds(1, now=0) == pytest.approx(0.1 / 1.5)
+    assert pace.quick_token_seconds(now=0) == pytest.approx(0.1 / 1.5)
+    for _ in range(100):
+        pace.learn(_step(2, 0.1, batch_sequences=2, running=1), ended=0, now=0)
+    assert pace.token_seconds(1, now=0) == 0.1, "it is too long ago"
+
+
 def test_one_slow_step_among_many_does_not_count_and_old_ones_are_forgotten() -> None:
     pace = _pace()
     for index in range(9):
@@ -197,7 +212,7 @@ def test_where_sequences_fill_the_kv_cache_no_more_than_run_have_slots() -> None
 def test_beside_streams_prompts_take_as_long_as_they_did_while_others_waited() -> None:
     pace = _pace()
     pace.learn(_step(0, 0, running=1, waiting=1), ended=0, now=10)
-    pace.learn(_step(8, 0.5, batch_sequences=2, running=1), ended=0, now=13)
+    pace.learn(_step(10, 0.5, batch_sequences=2, draft_tokens=2, running=1), ended=0, now=13)
     pace.learn(_step(8, 0.5, batch_sequences=2, running=1), ended=0, now=23)
     # The step to 13, with one waiting, had 6 prompt tokens: 0.5 s each. In the next one nothing waited.
     assert _seconds(pace, Work(40), Ahead(0, 60), now=23) == pytest.approx(100 * 0.5)
