@@ -1,6 +1,7 @@
 """`make bench`: the machine's ceiling, the engine in process, and the server over gRPC on the same cores.
 
-Both without drafts, which `python -m tests.bench.speculation` is for. Every speed is the median of some runs. Results also go to build/bench/bench.json.
+Every speed is the median of some runs, without drafts: those have a benchmark of their own, speculation.py.
+Results also go to build/bench/bench.json.
 """
 
 import argparse
