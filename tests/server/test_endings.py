@@ -25,7 +25,7 @@ from cadenza.server.errors import StartupError
 from cadenza.v1 import completion_pb2 as pb
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def test_drain_finishes_what_runs_and_refuses_what_comes(live: Live) -> None:
@@ -62,6 +62,24 @@ async def test_drain_cancels_what_its_time_does_not_suffice_for(live: Live) -> N
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await rest(running)
     assert read_error(raised.value).reason == "SERVER_DRAINING"
+    assert await stopping
+
+
+async def test_drain_ends_health_watches_while_requests_still_run(live: Live) -> None:
+    """Held open they would keep a proxy's callers on a server that goes."""
+    watch = health_stub(live.channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == SERVING
+    live.runner.hold()
+    running = live.stub.StreamCompletion(stream("a", max_tokens=2))
+    await live.begun(1)
+    stopping = asyncio.create_task(live.server.stop(drain_seconds=20))
+    assert (await watch.read()).status == NOT_SERVING
+    assert await watch.read() is grpc.aio.EOF
+    anew = health_stub(live.channel).Watch(health_pb2.HealthCheckRequest(service="nosuch"))
+    assert (await anew.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    assert await anew.read() is grpc.aio.EOF
+    live.runner.allow()
+    assert len(await rest(running)) > 0
     assert await stopping
 
 

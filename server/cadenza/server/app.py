@@ -168,7 +168,7 @@ class Server:
         self._open = False
         await self._versions.stop()
         await self._watchdog.stop()
-        await self._say_health()
+        await self._grpc.drain_health()
         dispatchers = [model.dispatcher for model in self._models.loaded()]
         stopped = await asyncio.gather(*(dispatcher.drain(drain_seconds) for dispatcher in dispatchers))
         await self._grpc.stop(_LAST_MESSAGES_SECONDS)

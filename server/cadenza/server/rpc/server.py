@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cadenza.kserve import inference_pb2_grpc
@@ -14,10 +14,11 @@ from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
 from cadenza.server.metrics import Metrics
 from cadenza.server.models import ModelTable
-from cadenza.server.rpc.channel_arguments import channel_arguments
 from cadenza.server.rpc.call_records import CallRecords
+from cadenza.server.rpc.channel_arguments import channel_arguments
 from cadenza.server.rpc.completion import CompletionServicer
 from cadenza.server.rpc.credentials import Credentials
+from cadenza.server.rpc.health import Health
 from cadenza.server.rpc.interceptor import CallInterceptor
 from cadenza.server.rpc.kserve.service import SERVICE as INFERENCE
 from cadenza.server.rpc.kserve.service import InferenceServicer
@@ -42,10 +43,10 @@ class GrpcServer:
         models: ModelTable,
         metrics: Metrics,
         clock: Callable[[], float],
+        records: CallRecords,
         settings: Settings,
         credentials: Credentials,
         on_failure: Callable[[], None],
-        records: CallRecords,
     ) -> None:
         """`clock` is the engine's, in seconds. `on_failure` is called if the server ends without `stop`."""
         self._models = models
@@ -61,9 +62,7 @@ class GrpcServer:
         # With an interceptor of its own: it remembers the methods of its server, and lets everyone call.
         probes = CallInterceptor(metrics, clock, records, max_message_bytes=limit)
         self._probe_server = tolerant_server([probes], options, probes.answer_unknown)
-        self._health = health.aio.HealthServicer()
-        self._services: tuple[str, ...] = ()
-        """Whose health is told, by full name."""
+        self._health = Health()
         self._is_serving = False
         self._watch: asyncio.Task[None] | None = None
         self._is_stopping = False
@@ -74,7 +73,6 @@ class GrpcServer:
         Raises StartupError where the port, or TensorFlow Serving's API, cannot be had.
         """
         self._add_services()
-        await self.set_serving(False)
         true_port = _listen(self._server, host, port, self.credentials.tls, "--port")
         await self._server.start()
         self._watch = asyncio.create_task(self._watch_end())
@@ -91,16 +89,18 @@ class GrpcServer:
     async def set_serving(self, serving: bool) -> None:
         """What health answers from now on, for the server and for each of its services."""
         self._is_serving = serving
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        await asyncio.gather(*(self._health.set(service, status) for service in ("", *self._services)))
+        await self._health.set_serving(serving)
+
+    async def drain_health(self) -> None:
+        """NOT_SERVING from now on; watches end once they have told it."""
+        self._is_serving = False
+        await self._health.drain()
 
     async def stop(self, grace: float) -> None:
         """Stops; calls that have not ended in `grace` seconds are cancelled.
 
-        Health watches and reflection never end by themselves: once all other calls have, they are given only
-        a moment.
+        Reflection never ends by itself, nor do health watches without a drain: once all other calls have,
+        they are given only a moment.
         """
         await self._calls.wait_idle(grace)
         self._is_stopping = True
@@ -126,12 +126,13 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         wanted = self._settings.tensorflow_serving
-        self._services = (
+        services = (
             SERVICE,
             INFERENCE,
             *tfserving.add_services(self._server, self._models, self._clock, wanted),
         )
-        reflection.enable_server_reflection((*self._services, _HEALTH, reflection.SERVICE_NAME), self._server)
+        self._health.add(services)
+        reflection.enable_server_reflection((*services, _HEALTH, reflection.SERVICE_NAME), self._server)
 
 
 def _listen(
