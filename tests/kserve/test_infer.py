@@ -25,13 +25,15 @@ async def test_an_answer_has_the_form_of_its_request(stub: Any, *, raw: bool) ->
 async def test_the_prompt_begins_the_answer_unless_it_is_excluded(
     stub: Any, exclude: bool | None, answer: str
 ) -> None:
-    flags = {} if exclude is None else {"exclude_input_in_output": exclude}
+    flags: dict[str, Any] = {} if exclude is None else {"exclude_input_in_output": exclude}
     assert texts(await stub.ModelInfer(infer_request(sampling={"max_tokens": 3}, **flags))) == [answer]
 
 
 async def test_choices_are_the_elements_of_the_outputs(stub: Any) -> None:
-    flags = {"exclude_input_in_output": True, "return_finish_reason": True, "return_num_output_tokens": True}
-    request = infer_request("a", sampling={"n": 3, "max_tokens": 4, "stop": "j"}, **flags)
+    request = infer_request(
+        "a", exclude_input_in_output=True, return_finish_reason=True, return_num_output_tokens=True,
+        sampling={"n": 3, "max_tokens": 4, "stop": "j"},
+    )  # fmt: skip
     assert tensors(await stub.ModelInfer(request)) == {
         "text_output": [b"bcde", b"cegi", b"dg"],
         "finish_reason": [b"length", b"length", b"stop"],
@@ -40,16 +42,8 @@ async def test_choices_are_the_elements_of_the_outputs(stub: Any) -> None:
 
 
 async def test_what_inputs_ask_for_comes_beside_the_text(stub: Any) -> None:
-    asked = {
-        f"return_{name}": True
-        for name in (
-            "finish_reason",
-            "cumulative_logprob",
-            "logprobs",
-            "num_input_tokens",
-            "num_output_tokens",
-        )
-    }
+    names = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
+    asked: dict[str, Any] = {f"return_{name}": True for name in names}
     request = infer_request("xx", sampling={"max_tokens": 9, "logprobs": 1}, **asked)
     found = tensors(await stub.ModelInfer(request))
     assert found["text_output"] == [b"xxyz"]

@@ -155,9 +155,8 @@ async def test_a_timeout_ends_one_request_of_a_stream(live: Live) -> None:
 
 
 async def test_bytes_that_are_no_request_end_the_stream_with_a_status(live: Live) -> None:
-    call: Any = live.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
-        iter([b"\xff"])
-    )
+    channel: Any = live.channel
+    call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff"]))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call.read()
     assert read_error(raised.value).reason == "MALFORMED_REQUEST"
