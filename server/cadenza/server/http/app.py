@@ -8,11 +8,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cadenza.server.http.calls import Calls, Respond
 from cadenza.server.http.chat import Chats
@@ -38,23 +38,44 @@ def http_app(
     is_ready: Callable[[], bool],
     api: OpenAiApi | None,
     allowed_origins: Sequence[str] = (),
-) -> Starlette:
+) -> ASGIApp:
     """All paths; without `api` those for operators alone. Pages of `allowed_origins` may call them."""
-    routes = _operators_routes(registry, is_ready)
+    calls = [] if api is None else _call_routes(api)
+    others = _operators_routes(registry, is_ready)
     if api is not None:
-        routes += _api_routes(api)
-    cors = Middleware(
-        CORSMiddleware,
+        others.append(_description_route(api))
+    rest = Starlette(routes=[*others, *calls], exception_handlers={HTTPException: _refuse})
+    app = _CallsFirst(calls, rest)
+    if not allowed_origins:
+        return app
+    return CORSMiddleware(
+        app,
         allow_origins=allowed_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
-    return Starlette(
-        routes=routes,
-        middleware=[cors] if allowed_origins else [],
-        exception_handlers={HTTPException: _refuse},
-    )
+
+
+class _CallsFirst:
+    """Hands calls of the API to their endpoints, which answer whatever happens, and the rest to `rest`.
+
+    Starlette's own middleware would handle every event of every stream once more.
+    """
+
+    def __init__(self, calls: Sequence[BaseRoute], rest: ASGIApp) -> None:
+        self._calls = calls
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by the server."""
+        for route in self._calls:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                await route.handle(scope, receive, send)
+                return
+        await self._rest(scope, receive, send)
 
 
 def _operators_routes(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> list[BaseRoute]:
@@ -78,14 +99,9 @@ def _operators_routes(registry: CollectorRegistry, is_ready: Callable[[], bool])
     ]
 
 
-def _api_routes(api: OpenAiApi) -> list[BaseRoute]:
+def _call_routes(api: OpenAiApi) -> list[BaseRoute]:
     def route(path: str, method: str, respond: Respond) -> Route:
         return Route(path, api.calls.endpoint(path, respond), methods=[method])
-
-    description = openapi(api.version)
-
-    async def describe(_: Request) -> Response:
-        return JSONResponse(description)
 
     models = Models(api.models)
     return [
@@ -93,8 +109,16 @@ def _api_routes(api: OpenAiApi) -> list[BaseRoute]:
         route("/v1/models/{model}", "GET", models.get),
         route("/v1/completions", "POST", Completions(api.models).respond),
         route("/v1/chat/completions", "POST", Chats(api.models).respond),
-        Route(OPENAPI_PATH, describe),
     ]
+
+
+def _description_route(api: OpenAiApi) -> BaseRoute:
+    description = openapi(api.version)
+
+    async def describe(_: Request) -> Response:
+        return JSONResponse(description)
+
+    return Route(OPENAPI_PATH, describe)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

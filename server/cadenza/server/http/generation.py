@@ -78,6 +78,8 @@ async def generate(
 async def _stream(answer: Answer, reply: Reply, submitted: Sequence[Submitted]) -> None:
     async with contextlib.aclosing(parts([one.stream for one in submitted])) as news:
         async for prompt, part in news:
-            if data := reply.events(prompt, part):
+            data = reply.events(prompt, part)
+            if reply.finished_prompts == len(submitted):
+                await answer.end_events(data + reply.last_events())
+            elif data:
                 await answer.events(data)
-    await answer.end_events(reply.last_events())

@@ -78,6 +78,11 @@ class Reply:
         return {**head, "choices": choices, "usage": self._usage()}
 
     @property
+    def finished_prompts(self) -> int:
+        """How many prompts have their whole answer."""
+        return len(self._finished)
+
+    @property
     def log(self) -> dict[str, object]:
         """What the call's log line says of the answer; nothing before a prompt has ended."""
         if not self._finished:

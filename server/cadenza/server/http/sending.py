@@ -1,8 +1,8 @@
 """Answers on their way to the client: JSON at once, or server-sent events as they come."""
 
-import json
 from typing import Any
 
+import pydantic_core
 from starlette.types import Send
 
 EVENTS = "text/event-stream"
@@ -10,8 +10,8 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8. Raises ValueError for numbers that JSON does not have."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """Compact JSON in UTF-8, null for numbers that JSON does not have."""
+    return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def event(data: bytes) -> bytes:
@@ -37,18 +37,21 @@ class Answer:
 
     async def events(self, data: bytes) -> None:
         """Sends events, as `event` writes them."""
-        if not self.status:
-            # Proxies are asked to pass every event on at once.
-            await self._begin(200, EVENTS, {"cache-control": "no-cache", "x-accel-buffering": "no"})
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send_events(data, more=True)
 
-    async def end_events(self, data: bytes = b"") -> None:
+    async def end_events(self, data: bytes) -> None:
         """Sends the last events and what OpenAI's streams end with."""
-        await self._send({"type": "http.response.body", "body": data + _DONE})
+        await self._send_events(data + _DONE, more=False)
 
     async def end_broken(self, data: bytes) -> None:
         """Sends a last event to a stream that has no regular end."""
         await self._send({"type": "http.response.body", "body": data})
+
+    async def _send_events(self, data: bytes, *, more: bool) -> None:
+        if not self.status:
+            # Proxies are asked to pass every event on at once.
+            await self._begin(200, EVENTS, {"cache-control": "no-cache", "x-accel-buffering": "no"})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _begin(self, status: int, content_type: str, headers: dict[str, str]) -> None:
         self.status = status
