@@ -16,7 +16,8 @@ FLAGS = (
     "--runner", "tensorflow", "--device", "cpu", "--kv-cache-gib", "0.01",
     "--max-sequences", "2", "--max-step-tokens", "16",
 )  # fmt: skip
-WAIT_SECONDS = 100
+WAIT_SECONDS = 200
+pytestmark = pytest.mark.timeout(600)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -35,7 +36,9 @@ def test_a_version_whose_process_dies_as_it_loads_is_refused_and_the_old_one_ser
 ) -> None:
     shutil.copytree(tiny_artifact, tmp_path / "tiny/1")
     with (
-        serve({}, "--models", str(tmp_path), "--models-poll-seconds", "0.1", *FLAGS) as server,
+        serve(
+            {}, "--models", str(tmp_path), "--models-poll-seconds", "0.1", *FLAGS, timeout=WAIT_SECONDS
+        ) as server,
         Client(server.target) as client,
     ):
         before = client.complete("The quick", max_tokens=8, temperature=0).choices[0].text
@@ -55,7 +58,7 @@ def test_a_version_whose_process_dies_as_it_loads_is_refused_and_the_old_one_ser
 
 def test_where_the_process_of_the_only_device_dies_the_server_ends_with_3(tiny_artifact: Path) -> None:
     with (
-        serve({"tiny": tiny_artifact}, *FLAGS) as server,
+        serve({"tiny": tiny_artifact}, *FLAGS, timeout=WAIT_SECONDS) as server,
         Client(server.target, max_retries=0) as client,
     ):
         (process,) = server.children

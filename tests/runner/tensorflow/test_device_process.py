@@ -26,6 +26,7 @@ from cadenza.server.runner.tensorflow.wire import Warm
 
 ROOT = Path(__file__).parents[3]
 WAIT_SECONDS = 100
+pytestmark = pytest.mark.timeout(600)
 JOBS = [Job([5, 6, 7])]
 BATCH = StepBatch([SequenceSlice([5], 0, [0], GREEDY)])
 
