@@ -38,6 +38,9 @@ class SeveralRunners:
     def free_bytes(self) -> int:
         return 1
 
+    def precision(self, artifact: Artifact) -> str:
+        return artifact.cpu_precision
+
 
 @dataclasses.dataclass
 class Several:
