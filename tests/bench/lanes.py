@@ -28,7 +28,7 @@ from tests.bench.workload import NEW_TOKENS, PROMPT_TOKENS, SEED
 
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.runner.base import RunnerLimits
-from cadenza.server.runner.litert.lanes import choose_lanes
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.topology import Topology
 
 TIMES = Path(__file__).parent / "simulation" / "lanes.json"
@@ -97,7 +97,7 @@ def decode_seconds(cost: LaneCost, flags: Flags) -> float:
 
 def rule(machine: Machine, flags: Flags) -> int:
     """The lanes that a server gets."""
-    return choose_lanes(machine.topology, flags.max_step_tokens)
+    return choose_lanes(machine.topology, most_lanes_by_rows(flags.max_step_tokens))
 
 
 def best_lanes(machine: Machine, times: LaneTimes, flags: Flags) -> int:

@@ -11,6 +11,8 @@ from cadenza.server.errors import StartupError
 from cadenza.server.repository import Artifact
 from cadenza.server.runner.base import Runner, RunnerError
 from cadenza.server.runner.devices import Backend, choose_devices
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
+from cadenza.server.runner.load_log import log_lanes, logged_memory
 from cadenza.server.runner.memory import available_bytes
 from cadenza.server.runner.topology import read_topology
 
@@ -52,11 +54,9 @@ class LiteRTLoader:
 
     def __init__(self, settings: Settings) -> None:
         from cadenza.server.runner.litert import LiteRTOptions
-        from cadenza.server.runner.litert.lanes import choose_lanes
-        from cadenza.server.runner.litert.load_log import log_lanes
 
         topology = read_topology()
-        lanes = settings.lanes or choose_lanes(topology, settings.max_step_tokens)
+        lanes = settings.lanes or choose_lanes(topology, most_lanes_by_rows(settings.max_step_tokens))
         log_lanes(lanes, topology, chosen=settings.lanes > 0)
         self._options = LiteRTOptions(
             cache_dir=settings.cache_dir,
@@ -69,7 +69,6 @@ class LiteRTLoader:
     def load(self, artifact: Artifact) -> Sequence[Runner]:
         """One warm runner. Raises StartupError."""
         from cadenza.server.runner.litert import LiteRTError, LiteRTRunner, kv_pool_bytes
-        from cadenza.server.runner.litert.load_log import logged_memory
 
         kv_cache = kv_pool_bytes(artifact.manifest, self._options)
         try:

@@ -1,11 +1,11 @@
 """How many lanes a CPU runner has where --lanes does not say.
 
     cores = physical cores, of the NUMA node that has the most of them; at most the CPU quota, whole CPUs
-    lanes = cores, less one where there are 8 or more; at most one for each 8 tokens of the largest step
+    lanes = cores, less one where there are 8 or more; at most as many as have enough to do
 
-One node, because lanes meet in every layer and all read all weights: across nodes both would wait for the
-interconnect. Physical cores, because one lane's vector instructions fill a core. The other two numbers follow
-from measurements on a Zen 4 with SmolLM2; docs/performance.md has them, and what larger machines get.
+One node, because lanes meet in every layer and read the same weights: across nodes both would wait for the
+interconnect. Physical cores, because one lane's vector instructions fill a core. The numbers follow from
+measurements on a Zen 4 with SmolLM2; docs/performance.md has them, and what larger machines get.
 """
 
 from cadenza.server.runner.topology import Topology
@@ -24,8 +24,13 @@ one lane less loses 1 / n, which is less from n = 7 on.
 """
 
 
-def choose_lanes(topology: Topology, max_step_tokens: int) -> int:
-    """The rule above. `max_step_tokens` is the most rows of a step."""
+def choose_lanes(topology: Topology, most: int) -> int:
+    """The rule above. `most` is how many lanes the runner's largest step keeps busy."""
     cores = int(min(max(topology.node_cores), topology.cpu_quota))
     spare = 1 if cores >= _LEAST_CORES_WITH_ONE_SPARE else 0
-    return max(1, min(cores - spare, max_step_tokens // _ROWS_OF_A_LANE))
+    return max(1, min(cores - spare, most))
+
+
+def most_lanes_by_rows(max_step_tokens: int) -> int:
+    """For a runner that cuts a step's rows into one range a lane, each of which reads all weights."""
+    return max_step_tokens // _ROWS_OF_A_LANE

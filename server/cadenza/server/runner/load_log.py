@@ -1,5 +1,6 @@
 """What the log says when a CPU runner is loaded: how many lanes and why, and what memory it took."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ def log_lanes(lanes: int, topology: Topology, *, chosen: bool) -> None:
         lanes=lanes,
         chosen_by="--lanes" if chosen else "rule",
         cores_by_numa_node=topology.node_cores,
-        cpu_quota=topology.cpu_quota,
+        cpu_quota=None if math.isinf(topology.cpu_quota) else topology.cpu_quota,
     )
     if len(topology.node_cores) > 1:
         _log.warning(
