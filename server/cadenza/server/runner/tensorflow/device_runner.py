@@ -7,11 +7,17 @@ from pathlib import Path
 import tensorflow as tf
 
 from cadenza.server.runner.memory import default_kv_bytes
-from cadenza.server.runner.tensorflow.devices import free_device_bytes
+from cadenza.server.runner.tensorflow.devices import bytes_in_use, memory_limit
 from cadenza.server.runner.tensorflow.options import TensorFlowOptions, limits_before_sizing
 from cadenza.server.runner.tensorflow.programs import StepProgram
 from cadenza.server.runner.tensorflow.runner import ModelSizes, TensorFlowRunner
-from cadenza.server.runner.tensorflow.sizing import BLOCK_SIZE, block_bytes, token_bytes, workspace_bytes
+from cadenza.server.runner.tensorflow.sizing import (
+    BLOCK_SIZE,
+    block_bytes,
+    token_bytes,
+    weight_bytes,
+    workspace_bytes,
+)
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -29,9 +35,10 @@ def load_runner(
     """
     shape = manifest.decoder
     with tf.device(device):
+        memory = None if "CPU" in device else memory_limit(device)
         program = _load_program(path, options.precision)
         per_block = block_bytes(shape, options.precision)
-        num_blocks = _kv_bytes(manifest, options, device) // per_block
+        num_blocks = _kv_bytes(manifest, options, device, memory) // per_block
         if num_blocks < 1:
             raise ValueError(f"no memory is left for a KV cache; one block takes {per_block} bytes")
         program.allocate(tf.constant(num_blocks), tf.constant(BLOCK_SIZE))
@@ -53,13 +60,19 @@ def _load_program(path: Path, precision: str) -> StepProgram:
     return program
 
 
-def _kv_bytes(manifest: ModelManifest, options: TensorFlowOptions, device: str) -> int:
-    """What the KV cache may take, now that the weights are there."""
+def _kv_bytes(manifest: ModelManifest, options: TensorFlowOptions, device: str, memory: int | None) -> int:
+    """What the KV cache may take, now that the weights are there.
+
+    `memory` is what the device had before they were, None for a CPU.
+    """
     shape = manifest.decoder
     if options.kv_cache_bytes:
         return options.kv_cache_bytes
-    if "CPU" in device:
+    if memory is None:
         each = token_bytes(shape, options.precision)
         return default_kv_bytes(shape.max_context, options.max_sequences, each)
     workspace = workspace_bytes(shape, options.precision, limits_before_sizing(manifest, options))
-    return free_device_bytes(device, options.memory_fraction) - workspace
+    weights = bytes_in_use(device)
+    if weights is None:
+        weights = weight_bytes(manifest.parameter_count, options.precision)
+    return int(options.memory_fraction * memory) - weights - workspace

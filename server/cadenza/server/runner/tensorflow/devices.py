@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from cadenza.server.errors import StartupError
 from cadenza.server.runner.devices import Backend, DeviceChoice
-from cadenza.server.runner.memory import available_bytes
 
 _KINDS = {"tpu": ("TPU", Backend.TENSORFLOW_TPU), "gpu": ("GPU", Backend.TENSORFLOW_GPU)}
 """By flag, best first: TensorFlow's name, and the backend."""
@@ -44,20 +43,10 @@ def ready_devices(backend: Backend) -> list[str]:
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
-def free_device_bytes(name: str, fraction: float) -> int:
-    """What is left of the share that this process may take of a device's memory."""
-    if "CPU" in name:
-        return available_bytes()
-    used: int = 0
-    if "GPU" in name:
-        used = tf.config.experimental.get_memory_info(_short(name))["current"]
-    return max(0, int(fraction * _limit(name)) - used)
+def memory_limit(name: str) -> int:
+    """What this process can have of a GPU's or TPU's memory; to be asked before it has anything there.
 
-
-def _limit(name: str) -> int:
-    """What this process can have of a device's memory: on a GPU, what others leave.
-
-    Raises StartupError for an unknown kind of TPU.
+    On a GPU it is what other processes leave. Raises StartupError for an unknown kind of TPU.
     """
     if "TPU" in name:
         kind = os.environ.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]
@@ -71,6 +60,13 @@ def _limit(name: str) -> int:
 
     limits = {device.name: device.memory_limit for device in device_lib.list_local_devices()}
     return int(limits[f"/device:{_short(name)}"])
+
+
+def bytes_in_use(name: str) -> int | None:
+    """What this process has in a GPU's memory; None for other devices, of which TensorFlow does not tell."""
+    if "GPU" not in name:
+        return None
+    return int(tf.config.experimental.get_memory_info(_short(name))["current"])
 
 
 def _short(name: str) -> str:

@@ -48,14 +48,14 @@ def _end_with(file_descriptor: int) -> None:
 
 
 def _probe(probe: Probe) -> Found | Raised:
-    from cadenza.server.runner.tensorflow.devices import best_accelerator, free_device_bytes, ready_devices
+    from cadenza.server.runner.tensorflow.devices import best_accelerator, memory_limit, ready_devices
 
     try:
         backend = best_accelerator(probe.choice)
         if backend is None:
             return Found("", 0, 0)
         names = ready_devices(backend)
-        return Found(backend.value, len(names), min(free_device_bytes(name, 1.0) for name in names))
+        return Found(backend.value, len(names), min(map(memory_limit, names)))
     except StartupError as error:
         return Raised.of(error)
 
