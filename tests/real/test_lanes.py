@@ -6,13 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.bench.lane_memory import largest_step
-from tests.real.cpu_program import load_runner
+from tests.bench.loading import read_manifest
+from tests.real.cpu_program import CACHE, load_runner
 from tests.runner.conformance import some_samplings
 from tests.runner.driver import Job, complete
 
+from cadenza.server.config import Settings
+from cadenza.server.repository import Artifact
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.loading import LiteRTLoader
 from cadenza.server.runner.memory import process_memory
+from cadenza.server.runner.topology import read_topology
 
 pytestmark = pytest.mark.real_model
 
@@ -90,3 +97,21 @@ def test_eight_lanes_give_the_tokens_and_log_probabilities_of_one_bit_for_bit(
     used = many_lanes.lane_seconds
     assert complete(many_lanes, jobs, chunk=50) == complete(one_lane, jobs, chunk=17)
     assert ((many_lanes.lane_seconds - used).sum(axis=1) > 0).all(), "a lane had no work"
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_server_has_the_lanes_that_are_asked_for_and_else_those_of_the_rule(
+    real_int8: Path, asked: int
+) -> None:
+    settings = Settings(model=("m=unused",), lanes=asked, cache_dir=CACHE, kv_cache_gib=0.06)
+    artifact = Artifact("m", 1, real_int8, read_manifest("int8"), chat_template=None)
+    with capture_logs() as log:
+        (runner,) = LiteRTLoader(settings).load(artifact)
+    assert isinstance(runner, LiteRTRunner)
+    lanes = len(runner.lane_seconds)
+    runner.close()
+    assert lanes == (asked or choose_lanes(read_topology(), most_lanes_by_rows(settings.max_step_tokens)))
+    assert [line["lanes"] for line in log if line["event"] == "lanes"] == [lanes]
+    (memory,) = (line for line in log if line["event"] == "model_memory")
+    assert memory["model"] == "m"
+    assert memory["most_kv_cache_bytes"] == int(0.06 * 2**30)
