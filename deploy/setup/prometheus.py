@@ -33,11 +33,12 @@ def ensure_prometheus() -> Path:
 def _download(folder: Path) -> Path:
     """The package's archive. Lists of packages of the machine that are absent or too old are no hindrance."""
     lists = [f"-o=Dir::State::lists={folder}/lists", f"-o=Dir::Cache={folder}/cache"]
+    download = ("apt-get", "download", "-o=APT::Sandbox::User=root", "prometheus")
     (folder / "lists" / "partial").mkdir(parents=True)
     (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-    if not _ran("apt-get", "download", "prometheus", folder=folder):
+    if not _ran(*download, folder=folder):
         _ran("apt-get", "update", *lists, folder=folder)
-        _ran("apt-get", "download", *lists, "prometheus", folder=folder)
+        _ran(*download, *lists, folder=folder)
     archives = list(folder.glob("prometheus_*.deb"))
     if not archives:
         raise FetchError(
@@ -56,7 +57,11 @@ def _unpack(archive: Path, folder: Path) -> None:
             raise FetchError(
                 f"{program} of {archive.name} does not run here: install Prometheus and put it on PATH"
             )
-    folder.rename(_UNPACKED)
+    try:
+        folder.rename(_UNPACKED)
+    except OSError:
+        if not _UNPACKED.is_dir():  # else another process was faster
+            raise
 
 
 def _ran(*command: str, folder: Path) -> bool:

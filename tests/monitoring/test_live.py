@@ -21,6 +21,7 @@ from tests.server.scripted_runner import ScriptedRunner
 
 from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
+pytestmark = pytest.mark.usefixtures("tools")
 SCRAPE_SECONDS = 0.5
 WAIT_SECONDS = 30
 ALL = dict.fromkeys(("namespace", "job", "instance", "model"), ".*") | {"__rate_interval": "10s"}

@@ -32,6 +32,7 @@ def exported() -> Iterator[str]:
         yield from (f"{family.name}{ending}" for ending in endings.get(family.type, ("",)))
 
 
+@pytest.mark.usefixtures("tools")
 def test_promtool_has_no_complaint_and_every_rule_passes_its_tests() -> None:
     assert list(check_rules()) == []
 
