@@ -8,13 +8,23 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.progress import track
 from tests.bench.workload import prompts
 
 from cadenza.server.engine.request import GREEDY
-from cadenza.server.runner.base import BlockCopy, SequenceSlice, StepBatch
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.base import BlockCopy, Runner, SequenceSlice, StepBatch
+
+
+class LaneRunner(Runner, Protocol):
+    """A runner of lanes that tells what they do."""
+
+    @property
+    def lane_seconds(self) -> NDArray[np.float64]:
+        """[lanes, 4] Seconds each lane has spent in linear layers, attention, head and sampling."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ NOTHING = StepTime(0.0, 0.0, 0.0, 0)
 class ScalingRuns:
     """Times one sequence's prefill, then decode steps over copies of its KV blocks."""
 
-    def __init__(self, runner: LiteRTRunner, vocabulary: int, repeats: int) -> None:
+    def __init__(self, runner: LaneRunner, vocabulary: int, repeats: int) -> None:
         self._runner = runner
         self._vocabulary = vocabulary
         self._repeats = repeats
