@@ -16,7 +16,7 @@ from cadenza.server.engine.drafts import Drafter
 from cadenza.server.engine.schedule import POSITIONS_PER_TOKEN, Advance
 from cadenza.server.engine.sequence import Sequence
 
-STEP_COST = 16.0
+STEP_COST = 20.0
 """What a step costs before its first row, mostly to read the weights; measured on SmolLM2."""
 
 
