@@ -91,7 +91,7 @@ def small_on_tensorflow(folder: Path) -> Versions:
     for name, seed in (("seed 7", 7), ("seed 8", 8)):
         source = folder / f"source-{seed}"
         tiny.write_hugging_face(source, sizes, tiny.random_weights(sizes, seed))
-        artifacts[name] = folder / f"exported-{seed}"
+        artifacts[name] = folder / str(seed)
         export(source, artifacts[name], Precision.FLOAT32)
     return Versions("tiny", sizes.vocabulary, artifacts, ON_TENSORFLOW)
 

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         "CPU), float32, bfloat16 or int8",
     )
     device_memory_fraction: float = Field(
-        0.9, gt=0, le=1, description="share of a GPU's or TPU's memory that this server may take"
+        0.9, gt=0, le=1, description="share of a GPU's or TPU's free memory that a version may take"
     )
     kv_cache_gib: float = Field(
         0.0,

@@ -18,6 +18,7 @@ from cadenza.server.runner.base import Runner
 from cadenza.server.runner.tensorflow.remote import RemoteRunner
 from cadenza.server.runner.tensorflow.runner import TensorFlowRunner
 
+pytestmark = pytest.mark.timeout(600)
 TABLE = np.random.default_rng(5).normal(0, 2, (29, 29)).astype(np.float32)
 
 
