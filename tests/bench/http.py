@@ -136,16 +136,18 @@ async def _stream(port: int, prompt: Sequence[int]) -> tuple[int, float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
-    tokens, first = 0, 0.0
-    while (line := await reader.readline()) != b"data: [DONE]\n":
-        if not line:
-            raise SystemExit("a stream broke off")
-        if line.startswith(b"data: "):
-            event = json.loads(line[6:])
-            first = first or time.perf_counter()
-            tokens = event["usage"]["completion_tokens"] if event["usage"] else tokens
-    writer.close()
-    return tokens, first
+    tokens, first, rest = 0, 0.0, b""
+    while piece := await reader.read(1 << 16):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line == b"data: [DONE]":
+                writer.close()
+                return tokens, first
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                first = first or time.perf_counter()
+                tokens = event["usage"]["completion_tokens"] if event["usage"] else tokens
+    raise SystemExit("a stream broke off")
 
 
 if __name__ == "__main__":
