@@ -68,12 +68,12 @@ def complete_over_http(port: int) -> None:
 
 
 def without_data(server: Prometheus, asked: list[Query]) -> list[Query]:
-    """The queries that give no series yet, or one that is no number."""
-    return [query for query in asked if not numbers(server.query(query.filled_in(ALL)))]
+    """The queries that give no number yet; steps of a kind that there were none of have no quantiles."""
+    return [query for query in asked if not has_number(server.query(query.filled_in(ALL)))]
 
 
-def numbers(series: list[dict[str, Any]]) -> bool:
-    return bool(series) and all(math.isfinite(float(one["value"][1])) for one in series)
+def has_number(series: list[dict[str, Any]]) -> bool:
+    return any(math.isfinite(float(one["value"][1])) for one in series)
 
 
 @pytest.mark.timeout(120)
