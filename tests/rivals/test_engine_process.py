@@ -30,7 +30,7 @@ def test_completions_come_back_with_their_tokens_and_times(engine: EngineProcess
     first, second = engine.complete([[5, 10], [20]], 3, timeout=SECONDS)
     assert (first.token_ids, first.times) == ([11, 12, 13], [0.5, 0.5, 0.5])
     assert second.token_ids == [21, 22, 23]
-    assert engine.peak_bytes > 1 << 20
+    assert engine.peak_bytes() > 1 << 20
 
 
 def test_mean_nll_is_the_mean_of_the_negative_logprobs(engine: EngineProcess) -> None:

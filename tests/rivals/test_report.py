@@ -15,7 +15,7 @@ from tests.bench.rivals.report import Report
 from tests.bench.rivals.results import Plan, Result
 
 EXAM = Exam(texts={"a": [1, 2, 3], "b": [4, 5]}, chats=[[7], [8]], end_token=2)
-PLAN = Plan(rounds=3, context=512, texts=2, questions=2)
+PLAN = Plan(rounds=3, concurrency=(1, 8, 32), new_tokens=64, context=512, texts=2, questions=2)
 
 
 def contestant(name: str, division: Division) -> Contestant:

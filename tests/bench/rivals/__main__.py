@@ -24,11 +24,14 @@ from tests.bench.rivals.measurement import Measurement
 from tests.bench.rivals.quality import exam
 from tests.bench.rivals.report import Report
 from tests.bench.rivals.results import Plan, Result
-from tests.bench.workload import NEW_TOKENS, PROMPT_TOKENS, SEED
+from tests.bench.workload import CONCURRENCY, NEW_TOKENS, PROMPT_TOKENS, SEED
 
 FOLDER = ROOT / "build" / "bench"
-QUICK = Plan(rounds=1, context=512, texts=1, questions=12)
-FULL = Plan(rounds=3, context=4096, texts=4, questions=100)
+QUICK = Plan(rounds=1, concurrency=(1, 8), new_tokens=8, context=256, texts=1, questions=8)
+"""Says that everything runs; its figures mean nothing."""
+WIDTH = 160
+"""Of tables where no terminal says."""
+FULL = Plan(rounds=3, concurrency=CONCURRENCY, new_tokens=NEW_TOKENS, context=4096, texts=4, questions=100)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,20 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="these only (all)")
     parser.add_argument("--rounds", type=int, help=f"turns of each engine ({FULL.rounds})")
     parser.add_argument(
-        "--quick", action="store_true", help="one round, a short context, one text and a dozen questions"
+        "--quick", action="store_true", help="everything once and short: to see whether it runs"
     )
     options = parser.parse_args(arguments)
     plan = QUICK if options.quick else FULL
     if options.rounds:
         plan = dataclasses.replace(plan, rounds=options.rounds)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     begin = time.perf_counter()
     header = _header()
     bandwidth = header["memory_read_bytes_per_second"] / 1e9
     console.print(
         f"{header['processor']}, {CORES} cores, memory read {bandwidth:.1f} GB/s, "
-        f"load average {header['load_average']:.1f}; "
-        f"SmolLM2-135M, {PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens, greedy, ends ignored, seed {SEED}"
+        f"load average {header['load_average']:.1f}; SmolLM2-135M, {PROMPT_TOKENS} prompt + "
+        f"{plan.new_tokens} new tokens, greedy, ends ignored, seed {SEED}"
     )
     results = [Result(contestant) for contestant in CONTESTANTS if contestant.engine in options.engines]
     measurement = Measurement(plan, exam(plan.texts, plan.questions))

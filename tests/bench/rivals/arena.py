@@ -18,7 +18,8 @@ from tests.bench.rivals.process import EngineError, EngineProcess
 from tests.bench.rivals.results import Result
 
 LOGS: Final = ROOT / "build" / "bench" / "rivals-logs"
-_LOAD_SECONDS: Final = 600.0
+_LOAD_SECONDS: Final = 900.0
+"""vLLM compiles its programs at the first start."""
 
 Turn = Callable[[EngineProcess, Result], None]
 
@@ -53,7 +54,7 @@ class Arena:
             with self._noting_failure(result):
                 process.go_on()
                 turn(process, result)
-                result.peak_bytes = process.peak_bytes
+                result.peak_bytes = process.peak_bytes()
                 process.halt()
 
     def _load(self, result: Result) -> None:
@@ -91,8 +92,8 @@ def start(contestant: Contestant, measurement: Measurement) -> EngineProcess:
         environment = ENVIRONMENTS[contestant.engine]
         ensure(environment)
         python = environment.python
-        places = {"lib": environment.folder / "lib", "site_packages": environment.site_packages}
-        variables = {name: value.format(**places) for name, value in variables.items()}
+        folder = str(environment.folder)
+        variables = {name: value.format(environment=folder) for name, value in variables.items()}
     driver = f"tests.bench.rivals.drivers.{contestant.driver}"
     command = [str(python), "-m", driver, json.dumps(dataclasses.asdict(settings))]
     return EngineProcess(command, variables, LOGS / f"{_key(contestant)}.log")

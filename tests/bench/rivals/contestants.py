@@ -34,7 +34,7 @@ class Contestant:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What only its driver knows."""
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of the process; {site_packages} and {lib} are replaced by folders of its environment."""
+    """Of the process; {environment} is replaced by the folder of its environment."""
     long_context: bool = False
     """Whether decode at a long context is measured: the fastest settings of engines that keep prefixes."""
     judged: bool = True
@@ -49,13 +49,16 @@ class Contestant:
 OURS: Final = "cadenza"
 _OMP: Final = {"OMP_NUM_THREADS": str(CORES)}
 _VLLM: Final = {
-    "LD_PRELOAD": "{lib}/libiomp5.so",
+    **_OMP,
+    "LD_PRELOAD": "{environment}/lib/libiomp5.so",
     "VLLM_CPU_OMP_THREADS_BIND": f"0-{CORES - 1}",
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_CACHE_ROOT": "{environment}/compiled",
+    "TORCHINDUCTOR_CACHE_DIR": "{environment}/inductor",
 }
 
 
@@ -121,7 +124,7 @@ def _llama_cpp() -> Sequence[Contestant]:
         contestant("xllamacpp", Division.REDUCED, "q8_0", "xllamacpp", judged=False),
         contestant("llama.cpp", Division.FLOAT32, "float32"),
         contestant("xllamacpp", Division.FLOAT32, "float32", "xllamacpp", judged=False),
-        contestant("llama.cpp", Division.SPECULATING, "q8_0", "llama_cpp_lookup", judged=False),
+        contestant("xllamacpp", Division.SPECULATING, "q8_0", "xllamacpp", judged=False),
     )
 
 

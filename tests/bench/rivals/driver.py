@@ -7,7 +7,6 @@ their stdout goes to stderr, and the answers to the pipe that stdout was.
 import dataclasses
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -80,8 +79,7 @@ def serve(load: Callable[[Settings], Engine]) -> None:
 def _answer(engine: Engine, task: dict[str, Any]) -> dict[str, Any]:
     if task["task"] == "complete":
         completions = engine.complete(task["prompts"], task["new_tokens"])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"completions": [dataclasses.asdict(one) for one in completions], "peak_bytes": peak}
+        return {"completions": [dataclasses.asdict(one) for one in completions]}
     return {"logprobs": list(engine.logprobs(task["token_ids"]))}
 
 

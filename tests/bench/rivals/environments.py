@@ -40,12 +40,6 @@ class Environment:
         """Its interpreter."""
         return self.folder / "bin" / "python"
 
-    @property
-    def site_packages(self) -> Path:
-        """Where its packages lie."""
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        return self.folder / "lib" / version / "site-packages"
-
 
 ENVIRONMENTS: Final = {
     environment.name: environment
@@ -61,7 +55,7 @@ ENVIRONMENTS: Final = {
 
 
 def ensure(environment: Environment) -> None:
-    """Installs what is not there, or was installed from other pins.
+    """Installs what is not there, or was installed from other pins; the files list dependencies too.
 
     Takes minutes, at a low priority. Raises InstallError where pip fails.
     """
@@ -73,7 +67,7 @@ def ensure(environment: Environment) -> None:
     _run([sys.executable, "-m", "venv", str(environment.folder)], {})
     pip = [str(environment.python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     uncached = ["--no-cache-dir"] if environment.build else []
-    _run([*pip, *uncached, "--requirement", str(environment.requirements)], environment.build)
+    _run([*pip, *uncached, "--no-deps", "--requirement", str(environment.requirements)], environment.build)
     stamp.write_text(wanted, encoding="utf-8")
 
 

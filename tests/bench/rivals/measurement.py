@@ -38,14 +38,14 @@ class Measurement:
 
     def warm_up(self, process: EngineProcess, contestant: Contestant) -> None:
         """Everything once that rounds do, shorter."""
-        for count in concurrency(contestant):
+        for count in self._concurrency(contestant):
             _complete(process, _prompts(_WARM_UP, count, PROMPT_TOKENS), _WARM_UP_TOKENS)
         _complete(process, _prompts(_WARM_UP, 1, LONG_PROMPT_TOKENS), 1)
 
     def round(self, number: int, process: EngineProcess, result: Result) -> None:
         """Throughput at each concurrency, and the time to the first token of a long prompt."""
-        for count in concurrency(result.contestant):
-            done = _complete(process, _prompts(number, count, PROMPT_TOKENS), NEW_TOKENS)
+        for count in self._concurrency(result.contestant):
+            done = _complete(process, _prompts(number, count, PROMPT_TOKENS), self.plan.new_tokens)
             result.throughput.setdefault(count, []).append(throughput(done))
         done = _complete(process, _prompts(number, 1, LONG_PROMPT_TOKENS), 1)
         result.ttft.append(time_to_first_token(done))
@@ -68,13 +68,11 @@ class Measurement:
             done = _complete(process, chats[begin : begin + MAX_SEQUENCES], ANSWER_TOKENS)
             result.answers += [completion.token_ids for completion in done]
 
+    def _concurrency(self, contestant: Contestant) -> Sequence[int]:
+        return (1,) if contestant.division is Division.SPECULATING else self.plan.concurrency
+
     def _long_prompts(self) -> Sequence[TokenIds]:
         return _prompts(0, LONG_SEQUENCES, self.plan.context)
-
-
-def concurrency(contestant: Contestant) -> Sequence[int]:
-    """How many prompts at once its throughput is measured with."""
-    return (1,) if contestant.division is Division.SPECULATING else CONCURRENCY
 
 
 def _complete(process: EngineProcess, batch: Sequence[TokenIds], new_tokens: int) -> Sequence[Completion]:

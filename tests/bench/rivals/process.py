@@ -45,8 +45,6 @@ class EngineProcess:
             )
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
         self._reader.start()
-        self.peak_bytes = 0
-        """The most memory that was resident after any task, by its own account."""
 
     def wait_loaded(self, timeout: float) -> float:
         """Waits for the engine; returns the seconds that loading took. Raises EngineError."""
@@ -58,7 +56,6 @@ class EngineProcess:
         """Has all prompts completed at once. Raises EngineError, also where tokens are missing."""
         answer = self._ask({"task": "complete", "prompts": prompts, "new_tokens": new_tokens}, timeout)
         completions = [Completion(**one) for one in answer["completions"]]
-        self.peak_bytes = max(self.peak_bytes, answer["peak_bytes"])
         found = [len(completion.times) for completion in completions]
         if found != [new_tokens] * len(prompts):
             raise EngineError(f"{len(prompts)} times {new_tokens} tokens were asked for; {found} came")
@@ -70,6 +67,10 @@ class EngineProcess:
         if len(logprobs) != len(token_ids) - 1:
             raise EngineError(f"{len(token_ids)} tokens were to be judged; {len(logprobs)} values came")
         return -float(sum(logprobs)) / len(logprobs)
+
+    def peak_bytes(self) -> int:
+        """The most memory that was resident (VmHWM), of all processes of its group; mapped files count."""
+        return sum(_peak_bytes(folder) for folder in Path("/proc").glob("[0-9]*") if self._has(folder))
 
     def halt(self) -> None:
         """Stops all its threads where they are."""
@@ -120,6 +121,21 @@ class EngineProcess:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return " / ".join([line.strip() for line in lines if line.strip()][-_LAST_LINES:])
 
+    def _has(self, folder: Path) -> bool:
+        try:
+            return os.getpgid(int(folder.name)) == self._process.pid
+        except ProcessLookupError:
+            return False
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+def _peak_bytes(folder: Path) -> int:
+    """Of one process; 0 where it has just ended."""
+    try:
+        lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -14,7 +14,7 @@ from tests.bench.rivals.figures import same_answer
 from tests.bench.rivals.measurement import LONG_SEQUENCES
 from tests.bench.rivals.quality import ANSWER_TOKENS, Exam
 from tests.bench.rivals.results import Plan, Result, median
-from tests.bench.workload import CONCURRENCY, LONG_PROMPT_TOKENS, NEW_TOKENS, PROMPT_TOKENS
+from tests.bench.workload import LONG_PROMPT_TOKENS, PROMPT_TOKENS
 
 REFERENCES: Final = ("transformers float32", "Cadenza float32")
 """Whose answers and likelihoods the others' are held against: the first that ran."""
@@ -55,7 +55,7 @@ class Report:
         table = Table(title=f"{division.value}: tokens/s in all, medians of {self._plan.rounds} rounds")
         table.add_column("engine")
         table.add_column("precision")
-        for count in CONCURRENCY:
+        for count in self._plan.concurrency:
             table.add_column(str(count), justify="right")
         for column in (
             f"TTFT of {LONG_PROMPT_TOKENS}, ms",
@@ -79,7 +79,6 @@ class Report:
             **self._header,
             "workload": {
                 "prompt_tokens": PROMPT_TOKENS,
-                "new_tokens": NEW_TOKENS,
                 "long_prompt_tokens": LONG_PROMPT_TOKENS,
                 "long_sequences": LONG_SEQUENCES,
                 "answer_tokens": ANSWER_TOKENS,
@@ -94,11 +93,11 @@ class Report:
         """One picture for each division that ran."""
         for division in Division:
             if rows := [result for result in self._of(division) if result.throughput]:
-                panels = [f"{count} concurrent, tokens/s" for count in CONCURRENCY]
+                panels = [f"{count} concurrent, tokens/s" for count in self._plan.concurrency]
                 drawn = [
                     bars.Bar(
                         result.contestant.name,
-                        [result.speed(count) for count in CONCURRENCY],
+                        [result.speed(count) for count in self._plan.concurrency],
                         result.contestant.ours,
                     )
                     for result in rows
@@ -114,7 +113,7 @@ class Report:
         return (
             result.contestant.name,
             result.contestant.precision,
-            *(_cell(result.speed(count), ".0f") for count in CONCURRENCY),
+            *(_cell(result.speed(count), ".0f") for count in self._plan.concurrency),
             _cell(None if ttft is None else 1000 * ttft, ".0f"),
             _cell(median(result.long_decode), ".0f"),
             _cell(quality.nll_cost, ".4f"),

@@ -12,6 +12,10 @@ class Plan:
     """How much is measured."""
 
     rounds: int
+    concurrency: Sequence[int]
+    """How many prompts at once throughput is measured with, each in a turn."""
+    new_tokens: int
+    """Of each of them."""
     context: int
     """Tokens before each sequence where decode at a long context is measured."""
     texts: int
@@ -37,7 +41,7 @@ class Result:
     answers: list[list[int]] = dataclasses.field(default_factory=list)
     """The first tokens of the answer to each question."""
     peak_bytes: int = 0
-    """The most memory that was resident in the process."""
+    """The most memory that was resident, of all its processes."""
     failure: str = ""
     """Why it takes no part any more."""
 

@@ -6,6 +6,7 @@ f32).
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import openvino
@@ -65,14 +66,12 @@ class OpenVINO:
             found += output.generated_log_probs
         return found[1 : len(token_ids)]
 
-    def _add(
-        self, prompt: TokenIds, config: openvino_genai.GenerationConfig
-    ) -> openvino_genai.GenerationHandle:
+    def _add(self, prompt: TokenIds, config: Any) -> Any:
         self._requests += 1
         ids = openvino.Tensor(np.array([prompt], np.int64))
         return self._pipeline.add_request(self._requests, ids, config)
 
-    def _greedy(self, new_tokens: int) -> openvino_genai.GenerationConfig:
+    def _greedy(self, new_tokens: int) -> Any:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = new_tokens
         config.ignore_eos = True
