@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from deploy.monitoring.dashboard import RULES
@@ -64,13 +64,20 @@ def prometheus(folder: Path, http_port: int, scrape_seconds: float) -> Iterator[
         ],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    log = process.stderr
+    assert log is not None
+    # Its log is read on, so that it never waits for a reader.
+    reader = threading.Thread(target=log.read)
     try:
-        yield Prometheus(_port(process))
+        port = _port(log)
+        reader.start()
+        yield Prometheus(port)
     finally:
         process.terminate()
         process.wait(WAIT_SECONDS)
-        if process.stderr is not None:
-            process.stderr.close()
+        if reader.ident is not None:
+            reader.join()
+        log.close()
 
 
 def metrics_complaints(page: str) -> str:
@@ -89,13 +96,11 @@ def _configuration(http_port: int, scrape_seconds: float) -> dict[str, Any]:
     }
 
 
-def _port(process: subprocess.Popen[str]) -> int:
-    """The port that it says it listens on; its log is read on, so that it never waits for a reader."""
-    assert process.stderr is not None
+def _port(log: IO[str]) -> int:
+    """The port that it says it listens on."""
     said = []
-    for line in process.stderr:
+    for line in log:
         said.append(line)
         if found := _LISTENING.search(line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
             return int(found[1])
     raise AssertionError("Prometheus ended before it listened:\n" + "".join(said))

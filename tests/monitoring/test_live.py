@@ -23,7 +23,7 @@ from cadenza.v1 import completion_pb2_grpc as pb_grpc
 
 pytestmark = pytest.mark.usefixtures("tools")
 SCRAPE_SECONDS = 0.5
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 ALL = dict.fromkeys(("namespace", "job", "instance", "model"), ".*") | {"__rate_interval": "10s"}
 """The dashboard's variables, nothing chosen."""
 PROMPT = "abcdefghijklmnop"
