@@ -17,6 +17,7 @@ from deploy.autoscaling.autoscaler import (
 )
 from deploy.autoscaling.recording import RecordingError, Sample, read_recording
 from deploy.autoscaling.replay import Decision, replay
+from deploy.demo.models import ROOT
 
 WAITING, KV = "cadenza_num_requests_waiting", "cadenza_kv_cache_usage_ratio"
 HALF_OR_ONE = (Policy("Percent", 50, 60), Policy("Pods", 1, 60))
@@ -189,3 +190,17 @@ def test_the_command_prints_when_it_would_have_scaled(
         ["15", "5", "5", "3"],
         ["75", "5", "5", "5"],
     ]
+
+
+def test_the_table_of_the_docs_is_the_replay_of_that_recording() -> None:
+    samples = read_recording(Path(__file__).with_name("chat_on_one_server.json"))
+    decisions = replay(read_autoscaler(yaml.safe_load(chart_hpa())), samples, replicas=2)
+    waiting = {sample.at: sample.totals[WAITING] // 1000 for sample in samples}
+    shown = [one for one in decisions if one.at in {15, 30, 60, 75, 90, 120, 150, 180, 240}]
+    docs = (ROOT / "docs" / "operate.md").read_text()
+    for name, row in (
+        ("waiting requests", [waiting[one.at] for one in shown]),
+        ("pods wanted, at 4 each", [one.wanted for one in shown]),
+        ("pods there would have been", [one.after for one in shown]),
+    ):
+        assert f"| {name} | {' | '.join(map(str, row))} |" in docs
