@@ -26,7 +26,7 @@ def exported() -> Iterator[str]:
     """The names of all samples that the server may have."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, server_version="1")
-    metrics.version_serves("m", 1, {})
+    metrics.version_serves("m", 1, {}, memory_bytes=1)
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
     for family in registry.collect():
         yield from (f"{family.name}{ending}" for ending in endings.get(family.type, ("",)))

@@ -20,7 +20,7 @@ def test_every_metric_is_in_the_table_of_metrics() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, server_version="1")
     ModelMetrics(metrics, "m")
-    metrics.version_serves("m", 1, {})
+    metrics.version_serves("m", 1, {}, memory_bytes=1)
     names = [
         f"{one.name}{ {'counter': '_total', 'info': '_info'}.get(one.type, '') }"
         for one in registry.collect()

@@ -130,6 +130,26 @@ async def test_metrics_follow_the_versions(models: Path) -> None:
         assert await folder.metric("cadenza_generated_tokens_total") == 10
 
 
+async def test_memory_of_a_version_is_shown_until_it_has_ended(models: Path) -> None:
+    memory = 'cadenza_model_memory_bytes{model="tiny",version='
+    async with folder_server(models) as folder:
+        old = folder.runners["tiny", 1]
+        old.hold()
+        running = folder.stub.StreamCompletion(stream("a", max_tokens=9))
+        folder.loader.required, folder.loader.free = 3 << 20, 1 << 30
+        folder.add(2)
+        await folder.look()
+        assert await folder.metric(memory + '"2"') == 3 << 20
+        folder.loader.required = 5 << 20
+        old.allow()
+        await rest(running)
+        await folder.until_state(1, END)
+        folder.add(3)
+        await folder.look()
+        await folder.until_state(2, END)
+        assert await folder.metric(memory) == 5 << 20
+
+
 async def test_broken_version_is_refused_with_its_reason_and_serving_goes_on(models: Path) -> None:
     failed = 'cadenza_model_loads_total{model="tiny",result="failed"}'
     async with folder_server(models) as folder:

@@ -30,6 +30,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     runners: Sequence[Runner]
+    memory_bytes: int
+    """As it was counted before it was loaded: RunnerLoader.required_bytes."""
 
     def close(self) -> None:
         """Gives back what the runners hold, where no engine has taken them."""
@@ -68,7 +70,7 @@ class ModelFactory:
             raise MemoryShortError(f"version {version.version} of model {version.name}", required, free)
         runners = self._loader.load(artifact)
         log.done("runner_loaded", devices=len(runners), **dataclasses.asdict(runners[0].limits))
-        return LoadedModel(artifact, tokenizer, template, runners)
+        return LoadedModel(artifact, tokenizer, template, runners, required)
 
     def serve(self, loaded: LoadedModel) -> ServedModel:
         """Starts the engines, on the loop."""
@@ -99,6 +101,7 @@ class ModelFactory:
             max_context=limits.max_context,
             max_choices=min(MAX_CHOICES, limits.max_sequences),
             precision=self._loader.precision(artifact),
+            memory_bytes=loaded.memory_bytes,
             dispatcher=dispatcher,
         )
 

@@ -34,6 +34,8 @@ class ServedModel:
     """Most choices of one request: 16, or fewer where the engine does not run so many sequences."""
     precision: str
     """Number format of the weights that the engine computes with: int8, float32 or bfloat16."""
+    memory_bytes: int
+    """Of the fullest device: weights, and the KV cache as large as it may become."""
     dispatcher: Dispatcher
 
     @property

@@ -215,7 +215,7 @@ class VersionManager:
     def _serve(self, loaded: LoadedModel) -> None:
         model = self._factory.serve(loaded)
         self._table.serve(model)
-        self._metrics.version_serves(model.name, model.version, model.info)
+        self._metrics.version_serves(model.name, model.version, model.info, memory_bytes=model.memory_bytes)
         self._metrics.loads.labels(model.name, "loaded").inc()
 
     def _refuse(self, version: ModelVersion, error: Exception) -> None:

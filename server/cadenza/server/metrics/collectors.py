@@ -66,6 +66,14 @@ class Metrics:
         self._model_info = self._keep(
             Info("cadenza_model", "A version that is served.", ("model", "version"), registry=self._registry)
         )
+        self._model_memory = self._keep(
+            Gauge(
+                "cadenza_model_memory_bytes",
+                "What a version that is served takes of its fullest device's memory.",
+                ("model", "version"),
+                registry=self._registry,
+            )
+        )
         self.certificate_expiry = Gauge(
             "cadenza_tls_certificate_expiry_timestamp_seconds",
             "When a certificate in use expires, Unix time.",
@@ -184,13 +192,15 @@ class Metrics:
         """A program was compiled for a model; any thread may say so."""
         self._compilations.labels(model).inc()
 
-    def version_serves(self, model: str, version: int, info: Mapping[str, str]) -> None:
+    def version_serves(self, model: str, version: int, info: Mapping[str, str], *, memory_bytes: int) -> None:
         """`info` are the labels of cadenza_model_info beside these."""
         self._model_info.labels(model, str(version)).info(dict(info))
+        self._model_memory.labels(model, str(version)).set(memory_bytes)
 
     def version_ended(self, model: str, version: int) -> None:
         """The version serves no more."""
-        self._model_info.remove(model, str(version))
+        for metric in (self._model_info, self._model_memory):
+            metric.remove(model, str(version))
 
     def model_ended(self, model: str) -> None:
         """No version of the model is left: its series go."""
