@@ -1,0 +1,146 @@
+"""Any request gets an answer or a typed error; clients that leave or do not read harm nobody."""
+
+import asyncio
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.kserve.client import Conversation, infer_request, inference, tensors
+from tests.server.artifacts import write_artifact
+from tests.server.live import Live, live_server
+from tests.server.scripted_runner import ScriptedRunner
+
+from cadenza.kserve import inference_pb2 as oip
+from cadenza.server.rpc.kserve.parameters import _FIELDS
+from cadenza.server.rpc.kserve.signature import INPUTS, OUTPUTS
+
+REFUSALS = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+PARAMETERS = [*_FIELDS, "echo", "nosuch", "timeout", "priority"]
+NAMES = st.sampled_from([spec.name for spec in (*INPUTS, *OUTPUTS)] + ["nosuch"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+SAMPLING = st.dictionaries(st.sampled_from(PARAMETERS), JSON, max_size=3).map(
+    lambda one: json.dumps(one).encode()
+)
+CONTENTS: Any = st.fixed_dictionaries(
+    {},
+    optional={
+        "bool_contents": st.lists(st.booleans(), max_size=2),
+        "bytes_contents": st.lists(st.binary(max_size=4) | SAMPLING, max_size=2),
+        "int_contents": st.lists(st.integers(-3, 3), max_size=2),
+    },
+)
+RAW = st.binary(max_size=6) | (st.binary(max_size=4) | SAMPLING).map(
+    lambda one: len(one).to_bytes(4, "little") + one
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> oip.ModelInferRequest:
+    """Mostly with the tensors that are wanted, else with anything."""
+    request = (
+        infer_request("ab", sampling=draw(SAMPLING)) if draw(st.integers(0, 3)) else oip.ModelInferRequest()
+    )
+    is_raw = bool(request.inputs) or draw(st.booleans())
+    for _ in range(draw(st.integers(0, 2))):
+        shape = draw(st.lists(st.sampled_from([-1, 0, 1, 1, 1, 2, 2**62]), max_size=2))
+        datatype = draw(st.sampled_from(["BYTES", "BOOL", "FP32", ""]))
+        contents = None if draw(st.booleans()) else draw(CONTENTS)
+        request.inputs.add(name=draw(NAMES), datatype=datatype, shape=shape, contents=contents)
+        if is_raw and draw(st.integers(0, 9)):
+            request.raw_input_contents.append(draw(RAW))
+    for name in draw(st.lists(NAMES, max_size=1)):
+        request.outputs.add(name=name)
+    for name in draw(st.lists(st.sampled_from(PARAMETERS), max_size=1)):
+        kind, value = draw(
+            st.sampled_from([("int64_param", -1), ("string_param", "x"), ("bool_param", True)])
+        )
+        setattr(request.parameters[name], kind, value)
+    return request
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Live]]:
+    """A live server that all examples share, on a loop that the test runs by hand."""
+    artifact = write_artifact(tmp_path_factory.mktemp("hostile") / "tiny" / "7")
+    with asyncio.Runner() as runner:
+        context = live_server(Path(artifact), ScriptedRunner())
+        live = runner.run(context.__aenter__())
+        yield runner, live
+        runner.run(context.__aexit__(None, None, None))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(request=requests())
+def test_any_request_is_answered_or_refused_with_a_typed_error(
+    request: oip.ModelInferRequest, served: tuple[asyncio.Runner, Live]
+) -> None:
+    runner, live = served
+
+    async def send() -> grpc.StatusCode | None:
+        try:
+            await inference(live.channel).ModelInfer(request, timeout=20)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return None
+
+    code = runner.run(send())
+    assert code is None or code in REFUSALS
+
+
+def test_the_server_serves_on_after_all_of_them(served: tuple[asyncio.Runner, Live]) -> None:
+    runner, live = served
+    runner.run(live.still_serves())
+
+
+async def test_hundreds_of_streams_that_leave_at_random_leave_nothing_running(live: Live) -> None:
+    chance = random.Random(9)
+
+    async def one() -> None:
+        talk = Conversation(live.channel)
+        sampling = {"max_tokens": 100, "ignore_eos": True}
+        for _ in range(chance.randrange(4)):
+            await talk.send(infer_request(stream=chance.random() < 0.5, sampling=sampling))
+        if chance.random() < 0.3:
+            await talk.call.done_writing()
+        for _ in range(chance.randrange(20)):
+            await asyncio.sleep(0)
+        talk.call.cancel()
+
+    for _ in range(15):
+        await asyncio.gather(*(one() for _ in range(20)))
+    await live.until("cadenza_num_requests_running", 0)
+    await live.until("cadenza_num_requests_waiting{", 0)
+    assert not [stream for model in live.server._models.loaded() for stream in model.dispatcher._streams]
+    await live.still_serves()
+
+
+async def test_a_reader_that_takes_nothing_holds_back_nobody_and_misses_nothing(live: Live) -> None:
+    """64 KiB of responses are on their way, what is new behind them is merged."""
+    number = 40
+    sampling = {"n": 4, "max_tokens": 60, "ignore_eos": True, "logprobs": 20}
+    options: dict[str, Any] = {"stream": True, "sampling": sampling}
+    options |= {"return_logprobs": True, "return_num_output_tokens": True}
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{live.ports.grpc}", [("grpc.use_local_subchannel_pool", 1)]
+    ) as channel:
+        talk = Conversation(channel)
+        await talk.send(*(infer_request("a", request_id=str(index), **options) for index in range(number)))
+        done = await live.text("a", max_tokens=3, priority=9)
+        assert done == "bcd"
+        await live.until("cadenza_requests_finished_total", number + 1)
+        responses = await talk.rest()
+    for index in range(number):
+        own = [tensors(one.infer_response) for one in responses if one.infer_response.id == str(index)]
+        tokens = [sum(counts) for counts in zip(*(one["num_output_tokens"] for one in own), strict=True)]
+        assert tokens == [60] * 4
+        assert len(own) < 60
