@@ -85,13 +85,14 @@ def test_no_draft_goes_past_the_last_token_that_was_asked_for() -> None:
 
 def test_tokens_behind_an_end_token_are_dropped() -> None:
     one = harness(after=lambda context, _: context[-4])
-    one.submit("a", [*LOOP, 6, *LOOP, 6, 7], max_tokens=30, eos_token_ids=frozenset({6}))
+    one.submit("a", [*LOOP, 6, *LOOP, 6, 7], max_tokens=30, eos_token_ids=frozenset({9}))
     one.finish()
-    assert one.tokens("a") == [8, 9, 6]
+    assert one.tokens("a") == [8, 9]
     assert one.finish_reason("a") is FinishReason.STOP
-    assert one.text("a") == "8,9,"
-    assert one.finished("a").completion_tokens == 3
-    assert max(drafted(one)) > 2
+    assert one.text("a") == "8,"
+    assert one.finished("a").completion_tokens == 2
+    # 9 and 6 were drafted and are right.
+    assert drafted(one) == [0, 2]
 
 
 def test_tokens_behind_a_stop_string_are_dropped() -> None:
