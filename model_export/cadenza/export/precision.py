@@ -19,8 +19,19 @@ class Quantised(NamedTuple):
     """float32 [outputs]."""
 
 
-Matrix: TypeAlias = tf.Tensor | Quantised
-"""[outputs, inputs]: float32, bfloat16 or quantised."""
+Rows: TypeAlias = tf.Tensor | Quantised
+"""A matrix [outputs, inputs], or a table of rows: float32, bfloat16 or quantised."""
+
+
+class Transposed(NamedTuple):
+    """A matrix that lies as [inputs, outputs]: XLA on a CPU repacks the other order at each product."""
+
+    columns: Rows
+    """float32 or bfloat16, or int8 numbers of this shape with scales [outputs]."""
+
+
+Matrix: TypeAlias = Rows | Transposed
+"""What rows are multiplied by."""
 
 
 def quantise(matrix: tf.Tensor) -> Quantised:
@@ -31,13 +42,20 @@ def quantise(matrix: tf.Tensor) -> Quantised:
 
 
 def multiply(rows: tf.Tensor, matrix: Matrix) -> tf.Tensor:
-    """float32 [R, inputs] by a matrix [outputs, inputs] -> float32 [R, outputs].
+    """float32 [R, inputs] by a matrix of as many inputs -> float32 [R, outputs].
 
     The rows are rounded to the matrix's number format; beside int8 they, and the factors, are bfloat16.
     """
+    if isinstance(matrix, Transposed):
+        return _multiply(rows, matrix.columns, transpose_b=False)
+    return _multiply(rows, matrix, transpose_b=True)
+
+
+def _multiply(rows: tf.Tensor, matrix: Rows, *, transpose_b: bool) -> tf.Tensor:
     if isinstance(matrix, Quantised):
-        return multiply(rows, tf.cast(matrix.numbers, tf.bfloat16)) * matrix.scales
-    return matmul(rows, matrix, transpose_b=True)
+        numbers = tf.cast(matrix.numbers, tf.bfloat16)
+        return matmul(rows, numbers, transpose_b=transpose_b) * matrix.scales
+    return matmul(rows, matrix, transpose_b=transpose_b)
 
 
 def matmul(left: tf.Tensor, right: tf.Tensor, *, transpose_b: bool = False) -> tf.Tensor:
@@ -46,7 +64,7 @@ def matmul(left: tf.Tensor, right: tf.Tensor, *, transpose_b: bool = False) -> t
     return tf.matmul(rounded, right, transpose_b=transpose_b, output_type=tf.float32)
 
 
-def look_up(table: Matrix, indices: tf.Tensor) -> tf.Tensor:
+def look_up(table: Rows, indices: tf.Tensor) -> tf.Tensor:
     """Rows of a table [N, width] -> float32 [R, width], for indices int32 [R].
 
     A variable is read whole, as a sparse read makes its later dense reads copy.

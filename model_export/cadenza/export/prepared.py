@@ -1,6 +1,7 @@
 """A step program's weights: variables of its own number format, filled once from those of the file.
 
 Until then they take no memory, so an artifact holds every program and a server pays for the one it runs.
+Matrices that nothing but a product reads are transposed on the way.
 """
 
 from collections.abc import Iterable
@@ -8,20 +9,32 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from cadenza.export.model import DecoderWeights, Precision, named
-from cadenza.export.precision import Matrix, Quantised, quantise
+from cadenza.export.precision import Matrix, Quantised, Transposed, quantise
+
+_TABLES = ("embedding", "positions")
+"""Looked up by rows."""
 
 
 class PreparedWeights(tf.Module):
-    """Weights as one program computes with them; those that the file has in that number format are shared."""
+    """Weights as one program computes with them; those that the file has in that form are shared."""
 
     def __init__(self, stored: DecoderWeights[tf.Variable], precision: Precision) -> None:
         super().__init__(name="weights")
         self._stored = named(stored)
         formats = {name: _number_format(precision, name, variable) for name, variable in self._stored.items()}
-        self._own = {
-            name: _empty(f"{precision.value}_{name}", variable.shape, formats[name])
+        self._transposed = frozenset(
+            name
             for name, variable in self._stored.items()
-            if variable.dtype != formats[name]
+            if variable.shape.rank == 2 and name not in _TABLES
+        )
+        self._shapes = {
+            name: variable.shape[::-1] if name in self._transposed else variable.shape
+            for name, variable in self._stored.items()
+        }
+        self._own = {
+            name: _empty(f"{precision.value}_{name}", self._shapes[name], formats[name])
+            for name, variable in self._stored.items()
+            if variable.dtype != formats[name] or name in self._transposed
         }
         self._rows = {
             name: variable.shape[0] for name, variable in self._stored.items() if formats[name] == tf.int8
@@ -40,6 +53,8 @@ class PreparedWeights(tf.Module):
                 if name in self._rows:
                     values, factors = rounded(tf.cast(values, tf.float32))
                     scales.append(factors)
+                if name in self._transposed:
+                    values = tf.transpose(values)
                 done = [own.assign(tf.cast(values, own.dtype), read_value=False)]
         if scales:
             self._scales.assign(tf.concat(scales, axis=0))
@@ -63,11 +78,12 @@ class PreparedWeights(tf.Module):
         """The weights of these names."""
         sizes = list(self._rows.values())
         scales = dict(zip(self._rows, tf.split(self._scales, sizes), strict=True)) if sizes else {}
-        found = {}
+        found: dict[str, Matrix] = {}
         for name in names:
             value = tf.convert_to_tensor(self._own.get(name, self._stored[name]))
-            value.set_shape(self._stored[name].shape)
-            found[name] = Quantised(value, scales[name]) if name in scales else value
+            value.set_shape(self._shapes[name])
+            rows = Quantised(value, scales[name]) if name in scales else value
+            found[name] = Transposed(rows) if name in self._transposed else rows
         return found
 
 
