@@ -18,6 +18,7 @@ from deploy.setup.prometheus import ensure_prometheus
 WAIT_SECONDS = 30
 JOB = "cadenza"
 _LISTENING = re.compile(r'msg="Listening on" address=\S*:(\d+)')
+_READY = "Server is ready to receive web requests"
 
 
 class Prometheus:
@@ -97,10 +98,12 @@ def _configuration(http_port: int, scrape_seconds: float) -> dict[str, Any]:
 
 
 def _port(log: IO[str]) -> int:
-    """The port that it says it listens on."""
-    said = []
+    """The port that it says it listens on, once it says that it is ready."""
+    said, port = [], 0
     for line in log:
         said.append(line)
         if found := _LISTENING.search(line):
-            return int(found[1])
-    raise AssertionError("Prometheus ended before it listened:\n" + "".join(said))
+            port = int(found[1])
+        if port and _READY in line:
+            return port
+    raise AssertionError("Prometheus ended before it was ready:\n" + "".join(said))

@@ -97,3 +97,22 @@ async def test_promtool_has_no_complaint_about_the_metrics_of_a_server_that_has_
     await some_of_everything(live)
     _, page = await live.get("/metrics")
     assert await asyncio.to_thread(metrics_complaints, page) == ""
+
+
+@pytest.mark.timeout(120)
+async def test_an_engine_that_hangs_rings(artifact: Path, tmp_path: Path) -> None:
+    runner = ScriptedRunner()
+    async with live_server(artifact, runner, watchdog_seconds=0.2) as live:
+        runner.hold()
+        call = live.stub.StreamCompletion(stream("a", max_tokens=2))
+        with prometheus(tmp_path, live.ports.http, SCRAPE_SECONDS) as server:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while "CadenzaEngineStalled" not in await asyncio.to_thread(firing, server):
+                    pass
+        runner.allow()
+        assert await call.read() is not grpc.aio.EOF
+
+
+def firing(server: Prometheus) -> set[str]:
+    """The alerts that fire."""
+    return {rule["name"] for rule in server.rules() if rule.get("state") == "firing"}
