@@ -19,7 +19,7 @@ from cadenza.server.engine.sequence import Sequence
 STEP_COST = 6.0
 """What a step costs before its first row, mostly to read the weights.
 
-Measured on SmolLM2 it is about 5 on one lane and 20 on two. On two lanes 6 brings nearly what 20 does; on one 20
+Measured on SmolLM2 it is about 5 on one lane and 20 on two. On two 6 brings nearly what 20 does; on one 20
 would lose.
 """
 
