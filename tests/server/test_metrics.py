@@ -64,6 +64,17 @@ async def test_calls_are_counted_by_method_and_code(live: Live) -> None:
     assert await live.metric('cadenza_requests_rejected_total{reason="FIELD_OUT_OF_RANGE"}') == 1
 
 
+async def test_what_alerts_count_is_there_before_it_first_happens(live: Live) -> None:
+    """rate() and increase() do not see a counter's first value."""
+    _, text = await live.get("/metrics")
+    for series in (
+        'cadenza_requests_rejected_total{reason="QUEUE_FULL"} 0.0',
+        'cadenza_requests_failed_total{cause="step_failed",model="tiny"} 0.0',
+        'cadenza_engine_failures_total{model="tiny"} 0.0',
+    ):
+        assert series in text
+
+
 async def test_metrics_page_is_in_the_format_that_prometheus_asks_for(live: Live) -> None:
     status, text = await live.get("/metrics")
     assert status == 200

@@ -6,6 +6,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 
+from cadenza.server.errors import Reason
 from cadenza.server.metrics.shared_gauge import SharedGauge
 from cadenza.server.metrics.weighted_histogram import WeightedHistogram
 
@@ -139,6 +140,8 @@ class Metrics:
         self.rejected = counter(
             "cadenza_requests_rejected_total", "Calls refused or failed, by reason.", "reason"
         )
+        for reason in Reason:  # at 0, so that the first of a kind is seen as an increase
+            self.rejected.labels(reason.value)
         self.loads = counter(
             "cadenza_model_loads_total", "Versions that were to be loaded, by result.", "model", "result"
         )
