@@ -42,6 +42,7 @@ def test_the_service_names_the_runtime_and_a_format_of_it() -> None:
     assert model["runtime"] == runtime["metadata"]["name"]
     formats = [(one["name"], one["version"]) for one in runtime["spec"]["supportedModelFormats"]]
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in formats
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
 
 
 def test_the_service_gives_the_drain_its_time() -> None:

@@ -103,5 +103,11 @@ def test_the_wheel_is_one_typed_namespace(installed: Installed) -> None:
     names = zipfile.ZipFile(installed.wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"cadenza"}
     assert "cadenza/__init__.py" not in names
-    assert {"cadenza/client/py.typed", "cadenza/load/py.typed", "cadenza/v1/py.typed"} <= set(names)
-    assert {"cadenza/v1/completion_pb2.pyi", "cadenza/v1/completion_pb2_grpc.pyi"} <= set(names)
+    assert {
+        "cadenza/client/py.typed",
+        "cadenza/load/py.typed",
+        "cadenza/v1/py.typed",
+        "cadenza/kserve/py.typed",
+    } <= set(names)
+    for module in ("v1/completion", "kserve/inference"):
+        assert {f"cadenza/{module}_pb2.pyi", f"cadenza/{module}_pb2_grpc.pyi"} <= set(names)
