@@ -172,6 +172,7 @@ def measure_times() -> LaneTimes:
         steps,
         {threads: read_bandwidth(threads) for threads in (1, 2)},
         Theory.of(read_manifest("int8")).weight_bytes,
+        by_panels=False,
         machine=f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         model="SmolLM2-135M int8",
     )

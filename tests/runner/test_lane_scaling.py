@@ -21,6 +21,7 @@ from tests.bench.simulation.lane_cost import LaneCost, LaneTimes, fit_lanes
 MADE = LaneTimes(
     machine="none",
     model="none",
+    by_panels=False,
     weight_bytes=100_000_000,
     core_bandwidth=25e9,
     node_bandwidth=40e9,
@@ -93,10 +94,28 @@ def test_few_rows_are_not_spread_over_more_lanes_than_the_runner_would() -> None
         assert many.seconds(StepShape(rows, 0, 0)) == two.seconds(StepShape(rows, 0, 0))
 
 
-def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps() -> None:
+def test_lanes_that_share_panels_read_the_weights_once_and_have_equal_shares_of_every_row() -> None:
+    times = dataclasses.replace(MADE, by_panels=True)
+    one, three = (LaneCost(times, lanes, node_bandwidth=40e9) for lanes in (1, 3))
+    serial = 0.5e-3 + 7 * 0.02e-3
+    assert one.seconds(StepShape(7, 0, 0)) == pytest.approx(serial + 4e-3 + 7 * 0.6e-3)
+    # Three lanes read 100 MB at 40 GB/s together.
+    assert three.seconds(StepShape(7, 0, 0)) == pytest.approx(serial + 2.5e-3 + 7 * 0.6e-3 / 3)
+
+
+@pytest.mark.parametrize("by_panels", [False, True], ids=["by rows", "by panels"])
+def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps(by_panels: bool) -> None:
+    times = dataclasses.replace(MADE, by_panels=by_panels)
     steps = {
-        lanes: [(shape, LaneCost(MADE, lanes, 40e9).seconds(shape)) for shape in SHAPES] for lanes in (1, 2)
+        lanes: [(shape, LaneCost(times, lanes, 40e9).seconds(shape)) for shape in SHAPES] for lanes in (1, 2)
     }
-    found = fit_lanes(steps, {1: 25e9, 2: 40e9}, MADE.weight_bytes, "none", "none")
+    found = fit_lanes(
+        steps,
+        {1: 25e9, 2: 40e9},
+        MADE.weight_bytes,
+        by_panels=by_panels,
+        machine="none",
+        model="none",
+    )
     for field in dataclasses.fields(LaneTimes):
-        assert getattr(found, field.name) == pytest.approx(getattr(MADE, field.name)), field.name
+        assert getattr(found, field.name) == pytest.approx(getattr(times, field.name)), field.name

@@ -2,11 +2,15 @@
 
     seconds = serial + serial_row * R + weights / read + (row times of D and P, position time of C) * share
 
-R rows (D decode, P prefill) attend to C positions. The lanes that have work are min(lanes, R // 2), as the
-runner cuts a step, or one. share is the busiest one's: ceil(R / lanes) / R. Each of them reads all weights;
-read is what one gets of the memory: what a core can read, or the node's bandwidth divided by the lanes. That
-lanes which share a cache read together once is left out, so many lanes are estimated too slow rather than too
-fast. The serial times are Python's, in the engine's thread: more lanes do not make them shorter.
+R rows (D decode, P prefill) attend to C positions. The serial times are Python's, in the engine's thread:
+more lanes do not make them shorter. The rest depends on how a runner shares a step out:
+
+- by rows: min(lanes, R // 2) lanes have work, or one; share is the busiest one's, ceil(R / lanes) / R. Each
+  reads all weights; read is what one gets of the memory: what a core can read, or the node's bandwidth by the
+  lanes. That lanes which share a cache read together once is left out: many lanes are estimated too slow.
+- by panels: all lanes work on all rows, share is 1 / lanes, and every weight is read once: read is what the
+  lanes read together. That lanes wait for each other, and that a product may have fewer panels than there are
+  lanes, is left out: many lanes are estimated too fast.
 """
 
 import dataclasses
@@ -30,8 +34,10 @@ class LaneTimes:
 
     machine: str
     model: str
+    by_panels: bool
+    """How the measured runner shares a step out; else by rows."""
     weight_bytes: int
-    """That a lane reads in a step."""
+    """Of the model: what is read in a step."""
     core_bandwidth: float
     """Bytes a second that one core reads."""
     node_bandwidth: float
@@ -65,15 +71,23 @@ class LaneCost:
     def seconds(self, shape: StepShape) -> float:
         """The module's formula."""
         times, rows = self.times, shape.decode_rows + shape.prefill_rows
-        used = max(1, min(self.lanes, rows // ROWS_WORTH_A_LANE))
-        share = -(-rows // used) / rows
+        used, share = self.lanes, 1 / self.lanes
+        if not times.by_panels:
+            used = max(1, min(self.lanes, rows // ROWS_WORTH_A_LANE))
+            share = -(-rows // used) / rows
         work = (
             times.decode_row * shape.decode_rows
             + times.prefill_row * shape.prefill_rows
             + times.position * shape.positions
         )
-        read = min(times.core_bandwidth, self.node_bandwidth / used)
-        return times.serial + times.serial_row * rows + times.weight_bytes / read + work * share
+        bandwidth = _lane_bandwidth(times.core_bandwidth, self.node_bandwidth, used)
+        own_weights = times.weight_bytes * (1 / used if times.by_panels else 1)
+        return times.serial + times.serial_row * rows + own_weights / bandwidth + work * share
+
+
+def _lane_bandwidth(core: float, node: float, lanes: int) -> float:
+    """Bytes a second that each of some lanes reads."""
+    return min(core, node / lanes)
 
 
 Steps = Iterable[tuple[StepShape, float]]
@@ -81,7 +95,13 @@ Steps = Iterable[tuple[StepShape, float]]
 
 
 def fit_lanes(
-    steps: Mapping[int, Steps], bandwidths: Mapping[int, float], weight_bytes: int, machine: str, model: str
+    steps: Mapping[int, Steps],
+    bandwidths: Mapping[int, float],
+    weight_bytes: int,
+    *,
+    by_panels: bool,
+    machine: str,
+    model: str,
 ) -> LaneTimes:
     """From steps, and bytes read a second, on one lane and on two.
 
@@ -90,10 +110,12 @@ def fit_lanes(
     """
     one, two = (_coefficients(steps[lanes], lanes) for lanes in (1, 2))
     decode_row, prefill_row, position = (2 * (one[i] - two[i]) for i in (1, 2, 3))
-    left = (one[0] - weight_bytes / bandwidths[1], two[0] - 2 * weight_bytes / bandwidths[2])
+    both_read = weight_bytes * (1 if by_panels else 2) / bandwidths[2]
+    left = (one[0] - weight_bytes / bandwidths[1], two[0] - both_read)
     return LaneTimes(
         machine=machine,
         model=model,
+        by_panels=by_panels,
         weight_bytes=weight_bytes,
         core_bandwidth=bandwidths[1],
         node_bandwidth=bandwidths[2],
