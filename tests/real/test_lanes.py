@@ -17,7 +17,7 @@ from cadenza.server.config import Settings
 from cadenza.server.repository import Artifact
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.litert import LiteRTRunner
-from cadenza.server.runner.loading import LiteRTLoader
+from cadenza.server.runner.loading import CpuLoader
 from cadenza.server.runner.memory import process_memory
 from cadenza.server.runner.topology import read_topology
 
@@ -106,7 +106,7 @@ def test_a_server_has_the_lanes_that_are_asked_for_and_else_those_of_the_rule(
     settings = Settings(model=("m=unused",), lanes=asked, cache_dir=CACHE, kv_cache_gib=0.06)
     artifact = Artifact("m", 1, real_int8, read_manifest("int8"), chat_template=None)
     with capture_logs() as log:
-        (runner,) = LiteRTLoader(settings).load(artifact)
+        (runner,) = CpuLoader(settings).load(artifact)
     assert isinstance(runner, LiteRTRunner)
     lanes = len(runner.lane_seconds)
     runner.close()

@@ -43,9 +43,9 @@ def test_variables_of_a_tpu_machine_are_a_reason_too(bare: Path) -> None:
 
 
 def test_the_cpu_is_litert_unless_tensorflow_is_asked_for() -> None:
-    assert choose_devices("cpu", "auto") == Devices(Backend.LITERT)
-    assert choose_devices("cpu", "litert") == Devices(Backend.LITERT)
-    assert choose_devices("auto", "litert") == Devices(Backend.LITERT)
+    assert choose_devices("cpu", "auto") == Devices(Backend.CPU_PROGRAM)
+    assert choose_devices("cpu", "litert") == Devices(Backend.CPU_PROGRAM)
+    assert choose_devices("auto", "litert") == Devices(Backend.CPU_PROGRAM)
     assert choose_devices("cpu", "tensorflow") == Devices(Backend.TENSORFLOW_CPU)
 
 
@@ -64,6 +64,6 @@ def test_without_tensorflow_it_is_said_what_to_install(monkeypatch: pytest.Monke
 def test_choosing_litert_imports_no_tensorflow() -> None:
     code = (
         "import sys; from cadenza.server.runner.devices import choose_devices; choose_devices('cpu', 'auto');"
-        "from cadenza.server.runner.loading import LiteRTLoader; assert 'tensorflow' not in sys.modules"
+        "from cadenza.server.runner.loading import CpuLoader; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

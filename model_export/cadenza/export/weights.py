@@ -26,6 +26,7 @@ from cadenza.export.model import (
     TensorSource,
 )
 from cadenza.export.smoothing import Smoother
+from cadenza.export.stored import LayerIndex
 from cadenza.v1 import manifest_pb2
 
 _EMBEDDING = "embedding.npy"
@@ -65,6 +66,7 @@ def write_cpu_program(
         head=writer.head,
         embedding=_EMBEDDING,
         position_embedding="" if blueprint.weights.positions is None else _POSITIONS,
+        layers=writer.index.write(folder),
     )
     return Written(writer.load_all(), program)
 
@@ -83,6 +85,7 @@ class _Writer:
     ) -> None:
         self.segments: list[str] = []
         self.head = ""
+        self.index = LayerIndex(blueprint.config)
         self._blueprint = blueprint
         self._stored = blueprint.weights
         self._source = source
@@ -96,6 +99,8 @@ class _Writer:
         """Writes the embedding, the head and all segments."""
         self._progress.update(self._task, description="converting the head")
         smoother = self._write_tables()
+        if smoother is not None:
+            self.index = LayerIndex(smoother.config)
         final_norm = self._convert_head(smoother)
         self._convert_layers(smoother, final_norm)
 
@@ -129,28 +134,36 @@ class _Writer:
         head = self._stored.head.map(self._array, "head")
         if smoother is not None:
             final_norm, head = smoother.final_norm_and_head(final_norm, head)
-        segment = cpu_program.head_segment(head.map(_variable, "head"))
-        del head
-        self.head = self._convert(segment)
+        self.head = self._convert(cpu_program.head_segment(head.map(_variable, "head")))
+        self.index.add_head(self._folder / self.head, final_norm, head)
         return final_norm
 
     def _convert_layers(self, smoother: Smoother | None, final_norm: Affine[FloatArray]) -> None:
         config = self._blueprint.config if smoother is None else smoother.config
         before: LayerWeights[tf.Variable] | None = None
+        arrays: list[LayerWeights[FloatArray]] = []
         for index, stored in enumerate(self._stored.layers):
             self._report(f"converting layer {index + 1} of {config.num_layers}")
             layer = stored.map(self._array, f"layer_{index:03d}_")
-            current = (layer if smoother is None else smoother.layer(layer)).map(_variable)
+            arrays.append(layer if smoother is None else smoother.layer(layer))
+            current = arrays[-1].map(_variable)
             if before is None:
                 self.segments.append(self._convert(cpu_program.first_segment(config, current)))
             else:
                 segment = cpu_program.middle_segment(config, index, before, current)
                 self.segments.append(self._convert(segment))
+                self._index_layer(index - 1, arrays.pop(0))
             before = current
         self._report("converting the final norm")
         if before is not None:
             segment = cpu_program.last_segment(config, before, final_norm.map(_variable, "final_norm"))
             self.segments.append(self._convert(segment))
+            self._index_layer(config.num_layers - 1, arrays.pop())
+
+    def _index_layer(self, index: int, layer: LayerWeights[FloatArray]) -> None:
+        """A layer's matrices are in two files: qkv before attention, the rest after it."""
+        files = [self._folder / name for name in self.segments[index : index + 2]]
+        self.index.add_layer(index, files, layer)
 
     def _report(self, what: str) -> None:
         self._progress.update(self._task, description=what, advance=1)

@@ -43,6 +43,28 @@ PRECISION_BFLOAT16: Precision.ValueType  # 3
 """Weights rounded to bfloat16; the SavedModel stores them so, the CPU program computes with them in float32."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
+class _Activation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActivationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Activation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTIVATION_UNSPECIFIED: _Activation.ValueType  # 0
+    ACTIVATION_SILU: _Activation.ValueType  # 1
+    ACTIVATION_GELU: _Activation.ValueType  # 2
+    """Exact, by the error function."""
+    ACTIVATION_GELU_TANH: _Activation.ValueType  # 3
+
+class Activation(_Activation, metaclass=_ActivationEnumTypeWrapper):
+    """The nonlinearity of an MLP."""
+
+ACTIVATION_UNSPECIFIED: Activation.ValueType  # 0
+ACTIVATION_SILU: Activation.ValueType  # 1
+ACTIVATION_GELU: Activation.ValueType  # 2
+"""Exact, by the error function."""
+ACTIVATION_GELU_TANH: Activation.ValueType  # 3
+Global___Activation: _TypeAlias = Activation  # noqa: Y015
+
 @_typing.final
 class ModelManifest(_message.Message):
     """The manifest of one model version."""
@@ -231,6 +253,7 @@ class CpuProgram(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     POSITION_EMBEDDING_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     precision: Global___Precision.ValueType
     head: _builtins.str
     embedding: _builtins.str
@@ -243,6 +266,10 @@ class CpuProgram(_message.Message):
     """
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def layers(self) -> Global___CpuLayers:
+        """The same layers for a server that computes them with kernels of its own. Empty in artifacts of before."""
+
     def __init__(
         self,
         *,
@@ -251,14 +278,106 @@ class CpuProgram(_message.Message):
         head: _builtins.str = ...,
         embedding: _builtins.str = ...,
         position_embedding: _builtins.str = ...,
+        layers: Global___CpuLayers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "head", b"head", "position_embedding", b"position_embedding", "precision", b"precision", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "head", b"head", "layers", b"layers", "position_embedding", b"position_embedding", "precision", b"precision", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CpuProgram: _TypeAlias = CpuProgram  # noqa: Y015
+
+@_typing.final
+class CpuLayers(_message.Message):
+    """The CPU program's layers as numbers: which matrices and vectors, and how they are put together. Layer l is
+
+      qkv = qkv(attention_norm(hidden)), its q and k heads through query_norm and key_norm where there are such
+      between = hidden + attention_output(attention)
+      inner = activation(gate(x)) * up(x), or activation(up(x)) without a gate, where x is mlp_norm of between,
+              or of hidden with parallel_residual
+      hidden = between + down(inner)
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATRICES_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    NORM_EPSILON_FIELD_NUMBER: _builtins.int
+    LAYER_NORM_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    PARALLEL_RESIDUAL_FIELD_NUMBER: _builtins.int
+    vectors: _builtins.str
+    """NumPy archive of the norms' gains and of all biases, float32 vectors: "layer_00l_attention_norm",
+    "layer_00l_qkv_bias", "final_norm", ... The last axis of a norm is what it is taken over.
+    """
+    norm_epsilon: _builtins.float
+    layer_norm: _builtins.bool
+    """LayerNorm; else RMSNorm. query_norm and key_norm are RMS norms over a head in either case."""
+    activation: Global___Activation.ValueType
+    parallel_residual: _builtins.bool
+    @_builtins.property
+    def matrices(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredMatrix]: ...
+    def __init__(
+        self,
+        *,
+        matrices: _abc.Iterable[Global___StoredMatrix] | None = ...,
+        vectors: _builtins.str = ...,
+        norm_epsilon: _builtins.float = ...,
+        layer_norm: _builtins.bool = ...,
+        activation: Global___Activation.ValueType = ...,
+        parallel_residual: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "layer_norm", b"layer_norm", "matrices", b"matrices", "norm_epsilon", b"norm_epsilon", "parallel_residual", b"parallel_residual", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CpuLayers: _TypeAlias = CpuLayers  # noqa: Y015
+
+@_typing.final
+class StoredMatrix(_message.Message):
+    """A weight matrix where it lies in a file of the CPU program: row-major, int8 with a float32 scale for each row, or
+    float32, as the program's precision says.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    SCALES_OFFSET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"head", "layer_00l_qkv", "layer_00l_attention_output", "layer_00l_gate", "layer_00l_up", "layer_00l_down"."""
+    file: _builtins.str
+    offset: _builtins.int
+    """Bytes from the file's beginning."""
+    rows: _builtins.int
+    """Outputs."""
+    columns: _builtins.int
+    """Inputs."""
+    scales_offset: _builtins.int
+    """Where the scales lie; int8 only."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        file: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        scales_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "file", b"file", "name", b"name", "offset", b"offset", "rows", b"rows", "scales_offset", b"scales_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredMatrix: _TypeAlias = StoredMatrix  # noqa: Y015
 
 @_typing.final
 class AcceleratorProgram(_message.Message):

@@ -101,8 +101,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "gpu", "tpu"] = Field(
         "auto", description="auto (the best that is there), cpu, gpu or tpu"
     )
-    runner: Literal["auto", "litert", "tensorflow"] = Field(
-        "auto", description="auto (litert on a CPU, else tensorflow), litert or tensorflow"
+    runner: Literal["auto", "native", "litert", "tensorflow"] = Field(
+        "auto",
+        description="auto (on a CPU native where its instructions are there, else litert; else tensorflow), "
+        "native, litert or tensorflow",
     )
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",

@@ -11,7 +11,7 @@ from typing import Literal
 from cadenza.server.errors import StartupError
 
 DeviceChoice = Literal["auto", "cpu", "gpu", "tpu"]
-RunnerChoice = Literal["auto", "litert", "tensorflow"]
+RunnerChoice = Literal["auto", "native", "litert", "tensorflow"]
 
 _DEVICE_FILES = ("nvidia[0-9]*", "accel*", "vfio/[0-9]*")
 """NVIDIA GPUs; TPUs up to v4; TPUs from v5 on."""
@@ -21,7 +21,7 @@ _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"
 class Backend(enum.Enum):
     """Who computes, and on what."""
 
-    LITERT = "litert"
+    CPU_PROGRAM = "cpu_program"
     TENSORFLOW_CPU = "cpu"
     TENSORFLOW_GPU = "gpu"
     TENSORFLOW_TPU = "tpu"
@@ -37,12 +37,15 @@ class Devices:
 
 def choose_devices(device: DeviceChoice, runner: RunnerChoice) -> Devices:
     """What --device and --runner mean on this machine. Raises StartupError where it cannot be had."""
-    if runner == "litert" and device in ("gpu", "tpu"):
-        raise StartupError(f"--runner litert computes on the CPU alone; with --device {device} leave it out")
-    if runner == "litert" or (runner == "auto" and device == "cpu"):
-        return Devices(Backend.LITERT)
+    on_cpu = runner in ("native", "litert")
+    if on_cpu and device in ("gpu", "tpu"):
+        raise StartupError(
+            f"--runner {runner} computes on the CPU alone; with --device {device} leave it out"
+        )
+    if on_cpu or (runner == "auto" and device == "cpu"):
+        return Devices(Backend.CPU_PROGRAM)
     if runner == "auto" and device == "auto" and not (accelerator_is_likely() and _tensorflow_is_there()):
-        return Devices(Backend.LITERT)
+        return Devices(Backend.CPU_PROGRAM)
     if not _tensorflow_is_there():
         raise StartupError(
             f"--device {device} --runner {runner} needs TensorFlow, which is not installed: "
@@ -55,7 +58,7 @@ def choose_devices(device: DeviceChoice, runner: RunnerChoice) -> Devices:
     found = probe(device)
     if found.count:
         return Devices(Backend(found.backend), found.count)
-    return Devices(Backend.TENSORFLOW_CPU if runner == "tensorflow" else Backend.LITERT)
+    return Devices(Backend.TENSORFLOW_CPU if runner == "tensorflow" else Backend.CPU_PROGRAM)
 
 
 def accelerator_is_likely(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> bool:

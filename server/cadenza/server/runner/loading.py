@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
@@ -15,6 +15,10 @@ from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.load_log import log_lanes, logged_memory
 from cadenza.server.runner.memory import available_bytes
 from cadenza.server.runner.topology import read_topology
+
+if TYPE_CHECKING:
+    from cadenza.server.runner.litert import LiteRTRunner
+    from cadenza.server.runner.native import NativeRunner
 
 OnCompile = Callable[[str], None]
 """Called with a model's name, by any thread, each time a program was compiled for it."""
@@ -42,19 +46,20 @@ class RunnerLoader(Protocol):
 def choose_loader(settings: Settings, on_compile: OnCompile = lambda _model: None) -> RunnerLoader:
     """The loader that --device and --runner ask for. Raises StartupError where it cannot be had."""
     devices = choose_devices(settings.device, settings.runner)
-    if devices.backend is Backend.LITERT:
-        return LiteRTLoader(settings)
+    if devices.backend is Backend.CPU_PROGRAM:
+        return CpuLoader(settings)
     from cadenza.server.runner.tensorflow.loader import TensorFlowLoader
 
     return TensorFlowLoader(settings, devices, on_compile)
 
 
-class LiteRTLoader:
+class CpuLoader:
     """Implements RunnerLoader on the CPU, with the artifact's CPU program."""
 
     def __init__(self, settings: Settings) -> None:
         from cadenza.server.runner.litert import LiteRTOptions
 
+        self._choice = settings.runner
         topology = read_topology()
         lanes = settings.lanes or choose_lanes(topology, most_lanes_by_rows(settings.max_step_tokens))
         log_lanes(lanes, topology, chosen=settings.lanes > 0)
@@ -68,18 +73,29 @@ class LiteRTLoader:
 
     def load(self, artifact: Artifact) -> Sequence[Runner]:
         """One warm runner. Raises StartupError."""
-        from cadenza.server.runner.litert import LiteRTError, LiteRTRunner, kv_pool_bytes
+        from cadenza.server.runner.litert import LiteRTError, kv_pool_bytes
 
         kv_cache = kv_pool_bytes(artifact.manifest, self._options)
         try:
             with logged_memory(artifact.name, kv_cache):
-                runner = LiteRTRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
+                runner = self._load(artifact)
                 runner.warm_up()
         except (LiteRTError, RunnerError, OSError, ValueError) as error:
             raise StartupError(
                 f"model {artifact.name} in {artifact.cpu_dir} does not load: {error}"
             ) from error
         return [runner]
+
+    def _load(self, artifact: Artifact) -> "NativeRunner | LiteRTRunner":
+        from cadenza.server.runner.litert import LiteRTRunner
+        from cadenza.server.runner.native import NativeRunner, obstacle
+
+        wrong = obstacle(artifact.manifest)
+        if wrong is None and self._choice != "litert":
+            return NativeRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
+        if self._choice == "native":
+            raise ValueError(f"--runner native cannot run it: {wrong}; leave --runner out")
+        return LiteRTRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
 
     def required_bytes(self, artifact: Artifact) -> int:
         """Packed weights are as large as the files; the KV pool is counted whole, though it fills as used."""

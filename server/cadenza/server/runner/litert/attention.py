@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 from cadenza.server.runner.litert.mathematics import exp32
@@ -77,6 +78,9 @@ def _tiles(count: int) -> list[range]:
 
 
 def _literals(*literal_types) -> list[Any]:
+    for literal in literal_types:
+        if not isinstance(literal, types.Literal):
+            raise TypingError(f"a compile-time constant is wanted, not {literal}")
     return [literal.literal_value for literal in literal_types]
 
 
@@ -158,33 +162,53 @@ def attend(head_dim, block, group, kv_heads, bf16, query, keys, values, table, l
 
 @overload(attend, prefer_literal=True, jit_options=_FAST)
 def _attend(head_dim, block, group, kv_heads, bf16, query, keys, values, table, length, scores, out):
+    def implementation(
+        head_dim, block, group, kv_heads, bf16, query, keys, values, table, length, scores, out
+    ):
+        for head in range(kv_heads):
+            attend_head(
+                head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
+            )
+
+    return implementation
+
+
+def attend_head(
+    head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
+):
+    """`attend` for the query heads of KV head `head`: they alone are written to `out`."""
+    raise NotImplementedError("a Numba kernel: called from compiled code only")
+
+
+@overload(attend_head, prefer_literal=True, jit_options=_FAST)
+def _attend_head(
+    head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
+):
     d_size, t_size, g_size, h_size, narrow = _literals(head_dim, block, group, kv_heads, bf16)
     head_bytes = d_size * t_size * (2 if narrow else 4)
 
     def implementation(
-        head_dim, block, group, kv_heads, bf16, query, keys, values, table, length, scores, out
+        head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
     ):
         blocks = (length + t_size - 1) // t_size
         tail = length - (blocks - 1) * t_size
-        base = scores.ctypes.data
-        for head in range(h_size):
-            rows = 4 * head * g_size * d_size
-            for j in range(blocks):
-                offset = (np.int64(table[j]) * h_size + head) * head_bytes
-                part = base + 4 * j * g_size * t_size
-                _block_scores(query.ctypes.data + rows, keys + offset, part, d_size, t_size, g_size, narrow)
-            for g in range(g_size):
-                for t in range(tail, t_size):
-                    scores[blocks - 1, g, t] = _MASKED
-                _softmax(scores, blocks, g, t_size)
-                for d in range(d_size):
-                    out[head * g_size + g, d] = np.float32(0.0)
-            for j in range(blocks):
-                offset = (np.int64(table[j]) * h_size + head) * head_bytes
-                part = base + 4 * j * g_size * t_size
-                count = tail if j == blocks - 1 else t_size
-                address = out.ctypes.data + rows
-                _block_values(part, values + offset, count, address, d_size, t_size, g_size, narrow)
+        base, rows = scores.ctypes.data, 4 * head * g_size * d_size
+        for j in range(blocks):
+            offset = (np.int64(table[j]) * h_size + head) * head_bytes
+            part = base + 4 * j * g_size * t_size
+            _block_scores(query.ctypes.data + rows, keys + offset, part, d_size, t_size, g_size, narrow)
+        for g in range(g_size):
+            for t in range(tail, t_size):
+                scores[blocks - 1, g, t] = _MASKED
+            _softmax(scores, blocks, g, t_size)
+            for d in range(d_size):
+                out[head * g_size + g, d] = np.float32(0.0)
+        for j in range(blocks):
+            offset = (np.int64(table[j]) * h_size + head) * head_bytes
+            part = base + 4 * j * g_size * t_size
+            count = tail if j == blocks - 1 else t_size
+            address = out.ctypes.data + rows
+            _block_values(part, values + offset, count, address, d_size, t_size, g_size, narrow)
 
     return implementation
 

@@ -22,15 +22,15 @@ from cadenza.server.runner.litert.memory import (
 )
 
 
-def posix_functions(litert: LiteRT) -> Functions:
-    """The C functions that the kernels call."""
+def posix_functions(run_address: int = 0) -> Functions:
+    """The C functions that the kernels call; `run_address` is that of LiteRT's run."""
     libc = ctypes.CDLL(None)
 
     def address(name: str) -> int:
         return ctypes.cast(getattr(libc, name), ctypes.c_void_p).value or 0
 
     return Functions(
-        run=litert.run_address,
+        run=run_address,
         sem_post=address("sem_post"),
         sem_wait=address("sem_wait"),
         clock_gettime=address("clock_gettime"),

@@ -68,3 +68,40 @@ def bits_of_float(typing_context, value):
         return builder.bitcast(args[0], _I32)
 
     return types.int32(types.float32), codegen
+
+
+@intrinsic
+def borrow(typing_context, value):
+    """The arrays of a (named) tuple, for as long as the caller's own live: nobody counts references.
+
+    Counting is an atomic write to memory that all lanes share, at each call of each function.
+    """
+
+    def codegen(context, builder, signature, args):
+        return _without_owner(context, builder, signature.args[0], args[0])
+
+    return value(value), codegen
+
+
+def _without_owner(context, builder, kind, value):
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        array.parent = ir.Constant(array.parent.type, None)
+        return array._getvalue()  # noqa: SLF001  Numba's own way
+    if isinstance(kind, types.BaseTuple):
+        parts = zip(kind, cgutils.unpack_tuple(builder, value), strict=True)
+        return context.make_tuple(
+            builder, kind, [_without_owner(context, builder, part, item) for part, item in parts]
+        )
+    return value
+
+
+@intrinsic
+def pointer(typing_context, address):
+    """An address as what numba.carray takes."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen

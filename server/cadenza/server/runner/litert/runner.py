@@ -39,15 +39,12 @@ from cadenza.server.runner.litert.memory import (
     ModelMemory,
     step_memory,
 )
+from cadenza.server.runner.litert.ranges import cut_rows
 from cadenza.server.runner.memory import default_kv_bytes
 from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
-_ROW_COST_PER_POSITION = 1 / 512
-"""What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""
-_HEAD_ROW_COST = 0.25
-"""What the logits of a row cost, in the same units."""
 _ROWS_WORTH_A_LANE = 2
 """With fewer rows one lane is as fast: reading the weights is what takes time."""
 
@@ -86,7 +83,7 @@ class LiteRTRunner:
             vocabulary=len(model.embedding),
         )
         self._hand_over = HandOver(self._step, len(model.embedding))
-        self._functions = posix_functions(litert)
+        self._functions = posix_functions(litert.run_address)
         self._kernel = kernel
         self._semaphores = Semaphores(len(lanes))
         self._threads = [self._start(index) for index in range(1, len(lanes))]
@@ -98,7 +95,7 @@ class LiteRTRunner:
         Raises LiteRTError where LiteRT refuses a file, ValueError where the options do not fit the model.
         """
         shape = manifest.decoder
-        model = _model_memory(cpu_dir, manifest, options)
+        model = model_memory(cpu_dir, manifest, options)
         num_blocks = model.keys.shape[1]
         limits = RunnerLimits(
             block_size=BLOCK_SIZE,
@@ -208,30 +205,11 @@ class LiteRTRunner:
 
     def _assign(self, rows: int, heads: int, max_lanes: int) -> int:
         """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
-        step = self._step
         used = max(1, min(max_lanes, rows // _ROWS_WORTH_A_LANE))
-        head_rows = step.heads["row"][:heads]
-        costs = 1.0 + step.positions[:rows].astype(np.float64) * _ROW_COST_PER_POSITION
-        costs[head_rows] += _HEAD_ROW_COST
-        cuts = split_rows(costs, used)
-        head_cuts = np.searchsorted(head_rows, cuts)
-        inner = step.slice_of_row[cuts[1:-1]]
-        shared = bool(np.any(inner == step.slice_of_row[cuts[1:-1] - 1]))
-        for index in range(used):
-            self._lanes[index].assign(
-                (int(cuts[index]), int(cuts[index + 1])),
-                (int(head_cuts[index]), int(head_cuts[index + 1])),
-                used if shared else 1,
-            )
+        ranges, shared = cut_rows(self._step, rows, heads, used)
+        for lane, (rows_of_lane, heads_of_lane) in zip(self._lanes[:used], ranges, strict=True):
+            lane.assign(rows_of_lane, heads_of_lane, used if shared else 1)
         return used
-
-
-def split_rows(costs: NDArray[np.float64], parts: int) -> NDArray[np.int64]:
-    """Boundaries [parts + 1] that cut rows of these costs into ranges of about equal cost, none empty."""
-    sums = np.cumsum(costs)
-    cuts = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts) + 1
-    cuts = np.minimum(np.maximum(cuts, np.arange(1, parts)), len(costs) - np.arange(parts - 1, 0, -1))
-    return np.concatenate([[0], cuts, [len(costs)]]).astype(np.int64)
 
 
 def kv_pool_bytes(manifest: ModelManifest, options: LiteRTOptions) -> int:
@@ -251,7 +229,8 @@ def _block_bytes(manifest: ModelManifest) -> int:
     return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * itemsize
 
 
-def _model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
+def model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
+    """Tables and KV pool for these options. Raises ValueError where not one block fits."""
     shape = manifest.decoder
     dtype = _kv_dtype(manifest)
     per_block = _block_bytes(manifest)

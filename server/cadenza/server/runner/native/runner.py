@@ -1,0 +1,256 @@
+"""The native CPU runner: a whole step in kernels of our own, all lanes at work on the same rows.
+
+For processors with the instructions that tiles.py needs; others take LiteRT's runner. Both read the same CPU
+program.
+"""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadenza.server.engine.request import GREEDY
+from cadenza.server.runner.base import BlockCopy, RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.litert.capi import aligned
+from cadenza.server.runner.litert.hand_over import HandOver
+from cadenza.server.runner.litert.lane import Semaphores, posix_functions
+from cadenza.server.runner.litert.memory import HEAD_ROWS, ModelMemory, step_memory
+from cadenza.server.runner.litert.ranges import cut_rows
+from cadenza.server.runner.litert.runner import BLOCK_SIZE, LiteRTOptions, model_memory
+from cadenza.server.runner.native.memory import (
+    LANES,
+    PHASE,
+    STOP,
+    NativeLane,
+    NativeModel,
+    TeamMemory,
+)
+from cadenza.server.runner.native.rows import GELU, GELU_TANH, SILU
+from cadenza.server.runner.native.step_kernel import StepKernel, num_phases, step_kernel
+from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL, has_float_products, has_int8_products
+from cadenza.server.runner.native.weights import Layers, padded
+from cadenza.v1.manifest_pb2 import (
+    ACTIVATION_GELU,
+    ACTIVATION_GELU_TANH,
+    ACTIVATION_SILU,
+    PRECISION_INT8,
+    ModelManifest,
+)
+
+_ROWS_FOR_ONE = 8
+"""With so many rows for each lane, lanes compute for as long as they read all weights."""
+_ACTIVATIONS = {ACTIVATION_SILU: SILU, ACTIVATION_GELU: GELU, ACTIVATION_GELU_TANH: GELU_TANH}
+
+
+def obstacle(manifest: ModelManifest) -> str | None:
+    """Why the CPU program cannot run natively on this machine; None where it can."""
+    if not manifest.cpu.HasField("layers"):
+        return "the export does not say where its weights lie (export it again)"
+    if manifest.cpu.precision == PRECISION_INT8:
+        return None if has_int8_products() else "this processor lacks AVX-512 VNNI"
+    return None if has_float_products() else "this processor lacks AVX-512"
+
+
+class NativeRunner:
+    """Implements runner.base.Runner on a CPU."""
+
+    def __init__(
+        self, model: NativeModel, kernel: StepKernel, limits: RunnerLimits, *, heads: int, lanes: int
+    ) -> None:
+        self._limits = limits
+        self._model = model
+        self._kernel = kernel
+        blocks = -(-limits.max_context // limits.block_size)
+        vocabulary = len(model.embedding)
+        self._step = step_memory(
+            limits.max_step_tokens,
+            limits.max_sequences,
+            context=limits.max_context,
+            blocks=blocks,
+            vocabulary=vocabulary,
+        )
+        self._hand_over = HandOver(self._step, vocabulary)
+        self._functions = posix_functions()
+        self._team = _team_memory(model, limits, heads)
+        self._alone = [_team_memory(model, limits, heads) for _ in range(lanes)]
+        _, _, kv_heads, _, block = model.keys.shape
+        self._lanes = [_lane(blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
+        self._semaphores = Semaphores(lanes)
+        self._threads = [self._start(index) for index in range(1, lanes)]
+
+    @classmethod
+    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> "NativeRunner":
+        """Loads the CPU program that `manifest` describes from `cpu_dir`.
+
+        Raises ValueError where the options do not fit the model.
+        """
+        shape = manifest.decoder
+        memory = model_memory(cpu_dir, manifest, options)
+        num_blocks = memory.keys.shape[1]
+        limits = RunnerLimits(
+            block_size=BLOCK_SIZE,
+            num_blocks=num_blocks,
+            max_step_tokens=options.max_step_tokens,
+            max_sequences=options.max_sequences,
+            max_context=min(shape.max_context, num_blocks * BLOCK_SIZE),
+        )
+        group = shape.num_heads // shape.num_kv_heads
+        narrow = int(memory.keys.dtype != np.float32)
+        kernel = step_kernel(
+            options.cache_dir, shape.num_layers, shape.head_dim, BLOCK_SIZE, group, shape.num_kv_heads, narrow
+        )
+        model = _native_model(Layers(cpu_dir, manifest), memory, manifest)
+        lanes = options.lanes or len(os.sched_getaffinity(0))
+        return cls(model, kernel, limits, heads=shape.num_heads, lanes=lanes)
+
+    @property
+    def limits(self) -> RunnerLimits:
+        """What the runner can hold; constant."""
+        return self._limits
+
+    @property
+    def lane_seconds(self) -> NDArray[np.float64]:
+        """[lanes, 4] Seconds each lane has spent in linear layers, attention, head and sampling."""
+        return np.stack([lane.seconds for lane in self._lanes])
+
+    def warm_up(self) -> None:
+        """Compiles or loads the kernels and touches the weights; block 0 is scribbled on."""
+        one = SequenceSlice(token_ids=[0], start=0, block_table=[0], sampling=GREEDY)
+        for size in (1, min(BLOCK_SIZE, self._limits.max_step_tokens)):
+            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * size)]))
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """[T, V] The logits after each token of one sequence, computed over blocks 0, 1, ...: for checks."""
+        table = range(-(-len(token_ids) // BLOCK_SIZE))
+        rows = []
+        size = min(HEAD_ROWS, self._limits.max_sequences, self._limits.max_step_tokens)
+        for begin in range(0, len(token_ids), size):
+            part = enumerate(token_ids[begin : begin + size], begin)
+            slices = [SequenceSlice([token_id], position, table, GREEDY) for position, token_id in part]
+            self._execute(StepBatch(slices), as_team=True)
+            rows.append(self._team.logits[: len(slices), : len(self._model.embedding)].copy())
+        return np.concatenate(rows)
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Runs one step.
+
+        Raises ValueError, before anything is computed, where a slice asks for more alternatives than
+        MOST_ALTERNATIVES, or names a token that the model does not have.
+        """
+        self._execute(batch)
+        return self._hand_over.result(batch)
+
+    def close(self) -> None:
+        """Ends the lanes' threads and frees the memory."""
+        for index, thread in enumerate(self._threads, 1):
+            self._lanes[index].control[STOP] = 1
+            self._semaphores.go(index)
+            thread.join()
+        self._lanes.clear()
+        self._alone.clear()
+        del self._model, self._step, self._team, self._hand_over  # whoever holds the runner holds no memory
+
+    def _execute(self, batch: StepBatch, *, as_team: bool = False) -> None:
+        rows, heads = self._hand_over.fill(batch)
+        for copy in batch.copies:
+            self._copy(copy)
+        self._assign(rows, heads, as_team)
+        self._step.meeting[0] = 0
+        self._run(0)
+
+    def _assign(self, rows: int, heads: int, as_team: bool) -> None:
+        """All rows to all lanes as a team; or, where they are many, a range of them to each."""
+        lanes = len(self._lanes)
+        if as_team or lanes == 1 or rows < _ROWS_FOR_ONE * lanes:
+            for lane in self._lanes:
+                lane.control[LANES:PHASE] = lanes, 1, 0, rows, 0, heads
+            return
+        ranges, shared = cut_rows(self._step, rows, heads, lanes)
+        for lane, ((row, row_end), (head, head_end)) in zip(self._lanes, ranges, strict=True):
+            sharing = lanes if shared else 1
+            lane.control[LANES:PHASE] = 1, sharing, row, row_end - row, head, head_end - head
+
+    def _run(self, index: int) -> None:
+        self._kernel(
+            self._functions,
+            self._model,
+            self._step,
+            self._team,
+            self._alone[index],
+            self._lanes[index],
+            self._semaphores.addresses,
+            index,
+            len(self._lanes),
+        )
+
+    def _start(self, index: int) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
+        thread.start()
+        return thread
+
+    def _copy(self, copy: BlockCopy) -> None:
+        for pool in (self._model.keys, self._model.values):
+            pool[:, copy.target] = pool[:, copy.source]
+
+
+def _native_model(layers: Layers, memory: ModelMemory, manifest: ModelManifest) -> NativeModel:
+    described = manifest.cpu.layers
+    return NativeModel(
+        *memory,
+        epsilon=np.float32(described.norm_epsilon),
+        int8=int(manifest.cpu.precision == PRECISION_INT8),
+        centred=int(described.layer_norm),
+        activation=_ACTIVATIONS[described.activation],
+        gated=int(layers.gated),
+        parallel=int(described.parallel_residual),
+        attention_norm=layers.norm("attention_norm"),
+        qkv=layers.matrix("qkv"),
+        query_norm=layers.norm("query_norm"),
+        key_norm=layers.norm("key_norm"),
+        attention_output=layers.matrix("attention_output"),
+        mlp_norm=layers.norm("mlp_norm"),
+        up=layers.gate_and_up(),
+        down=layers.matrix("down"),
+        final_norm=layers.final_norm(),
+        head=layers.head(),
+    )
+
+
+def _team_memory(model: NativeModel, limits: RunnerLimits, heads: int) -> TeamMemory:
+    rows = max(limits.max_step_tokens, HEAD_ROWS)
+    head_dim = model.keys.shape[3]
+    hidden, query = padded(model.embedding.shape[1]), padded(heads * head_dim)
+    inner = model.up.panels.shape[1] * PANEL // (1 + model.gated)
+    attention = aligned((rows, query))
+    return TeamMemory(
+        hidden=aligned((rows, hidden)),
+        normed=aligned((rows, hidden)),
+        qkv=aligned((rows, model.qkv.panels.shape[1] * PANEL)),
+        query=aligned((rows, heads, head_dim)),
+        attention=attention,
+        mixed=attention[:, : heads * head_dim].reshape(rows, heads, head_dim),
+        inner=aligned((rows, inner)),
+        levels=aligned((rows, max(hidden, query, inner)), np.int8),
+        scales=np.zeros(rows, np.float32),
+        zeros=np.zeros(rows, np.int32),
+        totals=np.zeros(rows, np.int32),
+        logits=aligned((HEAD_ROWS, model.head.panels.shape[1] * PANEL)),
+        claims=aligned((2 + num_phases(len(model.keys), rows + limits.max_sequences), 8), np.int64),
+    )
+
+
+def _lane(blocks: int, group: int, block: int, vocabulary: int) -> NativeLane:
+    return NativeLane(
+        control=np.zeros(8, np.int64),
+        tile=aligned((2, MOST_ROWS, PANEL)),
+        scores=aligned((blocks, group, block)),
+        raw_logits=np.zeros(vocabulary, np.float32),
+        order=np.zeros(vocabulary, np.int32),
+        counts=np.zeros(vocabulary, np.int32),
+        seconds=np.zeros(4, np.float64),
+        clock=np.zeros(2, np.int64),
+    )
