@@ -1,9 +1,9 @@
 """`python -m tests.bench.metrics`: what the metrics cost, as a share of the engine's steps.
 
 The int8 model in the server's dispatcher, without sockets; its loop and its engine share the machine as in a
-server. Collectors: seconds inside ModelMetrics, those of ended requests included. Fan-out: seconds inside
-Dispatcher.deliver: the collectors, and what responses need anyway. Shares are these seconds over those of the
-steps, sums over sums.
+server. Collectors: the processor's seconds inside ModelMetrics, those of ended requests included. Fan-out: those
+inside Dispatcher.deliver, the collectors and what responses need anyway. Shares are these over the seconds of
+the steps, sums over sums: on a machine that does other work steps take longer, and shares are too small.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LIMIT = 0.01
 
 
 class Stopwatch:
-    """Adds up the time that functions take, and counts their calls."""
+    """Adds up the processor's time that functions of one thread take, and counts their calls."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -46,11 +46,11 @@ class Stopwatch:
         """The function, watched."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
+            begin = time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += time.perf_counter() - begin
+                self.seconds += time.thread_time() - begin
                 self.calls += 1
 
         return watched
