@@ -14,12 +14,19 @@ FLAGS = (
 )  # fmt: skip
 
 
-def compilations(server: ServerProcess) -> float:
-    """What /metrics says of them."""
+def metric(server: ServerProcess, name: str) -> float:
+    """What /metrics says."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    name = 'cadenza_xla_compilations_total{model="tiny"}'
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def compilations(server: ServerProcess) -> float:
+    return metric(server, 'cadenza_xla_compilations_total{model="tiny"}')
+
+
+def resident(server: ServerProcess) -> float:
+    return metric(server, "cadenza_device_processes_resident_memory_bytes")
 
 
 def test_every_bucket_is_compiled_before_ready_and_nothing_is_under_load(tiny_artifact: Path) -> None:
@@ -35,6 +42,7 @@ def test_every_bucket_is_compiled_before_ready_and_nothing_is_under_load(tiny_ar
         assert progress == [f"{number} of {count}" for number in range(1, count + 1)]
         assert compilations(server) == count > 8
         assert client.model().precision == "bfloat16"
+        assert resident(server) > 256 << 20
         for one in options:
             prompts = ["The quick", "The quick brown fox jumps over the lazy dog, 1234 times a day"]
             texts = [client.complete(prompt, max_tokens=8, **one).choices[0].text for prompt in prompts]

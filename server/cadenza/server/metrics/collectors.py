@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from cadenza.server.errors import Reason
 from cadenza.server.metrics.shared_gauge import SharedGauge
 from cadenza.server.metrics.weighted_histogram import WeightedHistogram
+from cadenza.server.processes import children_resident_bytes
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 # Seconds, from half a millisecond, with exact edges at the usual objectives.
@@ -50,6 +51,11 @@ class Metrics:
         self._define_histograms()
         Info("cadenza_build", "The server's version.", registry=registry).info({"version": server_version})
         ProcessCollector(registry=registry)
+        Gauge(
+            "cadenza_device_processes_resident_memory_bytes",
+            "Memory resident in the processes of devices.",
+            registry=registry,
+        ).set_function(children_resident_bytes)
 
     def _define_gauges(self) -> None:
         running = self._gauge("cadenza_num_requests_running", "Sequences that run, at the last step's end.")
