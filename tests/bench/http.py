@@ -1,8 +1,9 @@
 """Streaming over HTTP against streaming over gRPC: one server, the same prompts, clients on its cores.
 
-Usage: python -m tests.bench.http. Throughput = tokens of all streams / (end of the last - start of all). TTFT
-runs from the start of all to a stream's first event with text. CPU is that of server and client by token: it
-says more than the rest on a machine that others use. Quotients and differences are medians over rounds.
+Usage: python -m tests.bench.http. Both connect before the clock runs. Throughput = tokens of all streams /
+(end of the last - start of all). TTFT runs from the start of all to a stream's first event with text. CPU is
+that of server and client by token: it says more than the rest on a machine that others use. Quotients and
+differences are medians over rounds.
 """
 
 import argparse
@@ -118,9 +119,16 @@ def over_grpc(target: str, batch: Sequence[tuple[int, ...]]) -> Round:
 
 
 async def over_http(port: int, batch: Sequence[tuple[int, ...]]) -> Round:
-    """All prompts at once, each on a connection of its own, every event parsed."""
+    """All prompts at once, each on a connection of its own, every event parsed.
+
+    As the load tester does, it connects and writes its requests down before the clock runs.
+    """
+    requests = [_request(prompt) for prompt in batch]
+    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in batch]
     begin = time.perf_counter()
-    streams = await asyncio.gather(*(_stream(port, prompt) for prompt in batch))
+    streams = await asyncio.gather(
+        *(_stream(*connection, request) for connection, request in zip(connections, requests, strict=True))
+    )
     seconds = time.perf_counter() - begin
     tokens = sum(tokens for tokens, _ in streams)
     if tokens != len(batch) * NEW_TOKENS:
@@ -128,14 +136,19 @@ async def over_http(port: int, batch: Sequence[tuple[int, ...]]) -> Round:
     return Round(tokens / seconds, statistics.median(first for _, first in streams) - begin)
 
 
-async def _stream(port: int, prompt: Sequence[int]) -> tuple[int, float]:
-    """Tokens by the usage at the end, and when the first event with text came."""
+def _request(prompt: Sequence[int]) -> bytes:
     fields = {"prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
     fields |= {"cache_prompt": False, "stream": True, "stream_options": {"include_usage": True}}
     body = json.dumps(fields).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    return head.encode() + body
+
+
+async def _stream(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[int, float]:
+    """Tokens by the usage at the end, and when the first event with text came."""
+    writer.write(request)
     tokens, first, rest = 0, 0.0, b""
     while piece := await reader.read(1 << 16):
         *lines, rest = (rest + piece).split(b"\n")
