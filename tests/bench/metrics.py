@@ -1,9 +1,9 @@
 """`python -m tests.bench.metrics`: what the metrics cost, as a share of the engine's steps.
 
 The int8 model in the server's dispatcher, without sockets; its loop and its engine share the machine as in a
-server. Collectors: the processor's seconds inside ModelMetrics, those of ended requests included. Fan-out: those
-inside Dispatcher.deliver, the collectors and what responses need anyway. Shares are these over the seconds of
-the steps, sums over sums: on a machine that does other work steps take longer, and shares are too small.
+server. Collectors: the processor's seconds inside ModelMetrics, those of ended requests included. Fan-out:
+those inside Dispatcher.deliver, the collectors and what responses need anyway. Shares are these over the steps'
+seconds, sums over sums: on a machine that does other work steps take longer, and shares are too small.
 """
 
 import argparse

@@ -85,6 +85,9 @@ def test_cache_lies_where_the_desktop_convention_says(
         ["--models", "m", "--tls-client-ca", "ca.crt"],
         ["--models", "m", "--health-port", "65536"],
         ["--models", "m", "--max-metadata-bytes", "0"],
+        ["--models", "m", "--slow-request-seconds", "-1"],
+        ["--models", "m", "--otlp-endpoint", "localhost:4317"],
+        ["--models", "m", "--otlp-endpoint", "http://localhost:4317/v1/traces"],
     ],
 )
 def test_wrong_flags_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
