@@ -2,8 +2,9 @@
 
 The int8 model in the server's dispatcher, without sockets; its loop and its engine share the machine as in a
 server. Collectors: the processor's seconds inside ModelMetrics, those of ended requests included. Fan-out:
-those inside Dispatcher.deliver, the collectors and what responses need anyway. Shares are these over the steps'
-seconds, sums over sums: on a machine that does other work steps take longer, and shares are too small.
+those inside Dispatcher.deliver, that is the collectors and what responses need anyway. Shares are these over
+the seconds of the steps, sums over sums: where a machine does other work too, steps take longer, and shares
+are too small.
 """
 
 import argparse
