@@ -12,7 +12,7 @@ from deploy.demo.models import ROOT
 from tests.bench.rivals.contestants import CORES, Contestant, Division
 from tests.bench.rivals.driver import Settings
 from tests.bench.rivals.environments import ENVIRONMENTS, InstallError, ensure
-from tests.bench.rivals.measurement import LONG_NEW_TOKENS, MAX_SEQUENCES, Measurement
+from tests.bench.rivals.measurement import MAX_CONTEXT, MAX_SEQUENCES, Measurement
 from tests.bench.rivals.models import ConversionError, ensure_model
 from tests.bench.rivals.process import EngineError, EngineProcess
 from tests.bench.rivals.results import Result
@@ -82,7 +82,7 @@ def start(contestant: Contestant, measurement: Measurement) -> EngineProcess:
         model=str(ensure_model(contestant.model)),
         threads=CORES,
         max_sequences=MAX_SEQUENCES,
-        max_context=measurement.plan.context + 4 * LONG_NEW_TOKENS,
+        max_context=MAX_CONTEXT,
         kv_tokens=measurement.kv_tokens(contestant),
         speculates=contestant.division is Division.SPECULATING,
         options=dict(contestant.options),

@@ -88,6 +88,7 @@ def _openvino() -> Sequence[Contestant]:
 
     return (
         contestant("int8", Division.REDUCED, "int8", "bf16", "u8", long_context=True),
+        contestant("int8 f32", Division.REDUCED, "int8", "f32", "u8"),
         contestant("bf16", Division.REDUCED, "float32", "bf16", "bf16"),
         contestant("float32", Division.FLOAT32, "float32", "f32", "f32"),
         contestant("int8", Division.SPECULATING, "int8", "bf16", "u8", judged=False),

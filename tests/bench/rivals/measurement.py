@@ -15,6 +15,8 @@ from tests.bench.workload import CONCURRENCY, LONG_PROMPT_TOKENS, NEW_TOKENS, PR
 MAX_SEQUENCES: Final = max(CONCURRENCY)
 LONG_SEQUENCES: Final = 8
 LONG_NEW_TOKENS: Final = 48
+MAX_CONTEXT: Final = 4352
+"""Tokens of the longest sequence that any plan asks for. vLLM compiles anew for another one."""
 _VOCABULARY: Final = 49_152
 _WARM_UP_TOKENS: Final = 4
 _WARM_UP: Final = 99

@@ -15,6 +15,8 @@ from tests.bench.rivals.driver import Completion, Settings, TokenIds, serve
 
 BLOCK_TOKENS = 32
 """Of a KV block on a CPU."""
+STEP_TOKENS = 2048
+"""Most tokens of a step: all prompts of a burst in one."""
 
 
 class OpenVINO:
@@ -23,6 +25,7 @@ class OpenVINO:
     def __init__(self, settings: Settings) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = settings.kv_tokens // BLOCK_TOKENS
+        scheduler.max_num_batched_tokens = STEP_TOKENS
         scheduler.max_num_seqs = settings.max_sequences
         scheduler.enable_prefix_caching = True
         properties = {
