@@ -38,11 +38,13 @@ class GaugeShare(Generic[_T]):
     def __init__(self, gauge: SharedGauge[_T], model: str) -> None:
         self._gauge = gauge
         self._model = model
+        self._value: _T | None = None
         self._dropped = False
 
     def set(self, value: _T) -> None:
-        """What the version says now."""
-        if not self._dropped:
+        """What the version says now. Most steps say what the one before said: that costs nothing."""
+        if not self._dropped and value != self._value:
+            self._value = value
             self._gauge.change(self._model, self, value)
 
     def drop(self) -> None:
