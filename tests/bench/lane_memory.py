@@ -10,7 +10,7 @@ from tests.bench.workload import prompts
 
 from cadenza.server.engine.request import GREEDY
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner
 from cadenza.server.runner.memory import ProcessMemory, process_memory
 
 PRECISIONS = ("int8", "float32")
@@ -49,7 +49,7 @@ def measure(precision: str, lane_counts: Sequence[int]) -> list[Taken]:
         return pool.starmap(_taken, [(precision, lanes) for lanes in counts], chunksize=1)[1:]
 
 
-def largest_step(runner: LiteRTRunner, vocabulary: int) -> None:
+def largest_step(runner: CpuRunner, vocabulary: int) -> None:
     """Runs a step of max_step_tokens rows, with logits of every sequence: it touches all lanes' buffers."""
     limits = runner.limits
     rows = limits.max_step_tokens // limits.max_sequences

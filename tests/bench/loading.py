@@ -5,7 +5,8 @@ from pathlib import Path
 from deploy.demo.models import ARTIFACTS, CACHE
 from google.protobuf import json_format
 
-from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
+from cadenza.server.runner.litert import LiteRTOptions
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -15,10 +16,10 @@ def read_manifest(precision: str) -> ModelManifest:
     return json_format.Parse(text, ModelManifest())
 
 
-def load_runner(precision: str, *, lanes: int = 0, kv_cache_bytes: int = 0) -> LiteRTRunner:
+def load_runner(precision: str, *, lanes: int = 0, kv_cache_bytes: int = 0) -> CpuRunner:
     """A runner with the server's default sizes where nothing else is said; the caller closes it."""
     options = LiteRTOptions(CACHE / "server", lanes=lanes, kv_cache_bytes=kv_cache_bytes)
-    runner = LiteRTRunner.load(_extra(precision) / "cpu", read_manifest(precision), options)
+    runner = load_cpu_program(_extra(precision) / "cpu", read_manifest(precision), options)
     runner.warm_up()
     return runner
 

@@ -18,7 +18,7 @@ from tests.real.saved_model import load_logits
 
 from cadenza.export.exporter import export, open_source
 from cadenza.export.model import Precision
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner
 
 LARGEST_DIFFERENCE: Final = 1e-4
 REFERENCE: Final = Path(__file__).parents[1] / "reference" / "families.json"
@@ -48,14 +48,14 @@ class Models:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._runners: list[LiteRTRunner] = []
+        self._runners: list[CpuRunner] = []
         self.source = functools.cache(self._write)
         self.opened = functools.cache(lambda case: open_source(self.source(case)))
         self.artifact = functools.cache(self._export)
         self.logits: Callable[[Case, Precision], LogitsFunction] = functools.cache(self._load)
         self.variables = functools.cache(self._variables)
         self.decoder = functools.cache(self._decoder)
-        self.runner = functools.cache(self._run)
+        self.runner: Callable[..., CpuRunner] = functools.cache(self._run)
 
     def close(self) -> None:
         """Ends all runners."""
@@ -98,8 +98,8 @@ class Models:
 
         return logits
 
-    def _run(self, case: Case, precision: Precision, lanes: int = 1) -> LiteRTRunner:
-        self._runners.append(load_runner(self.artifact(case, precision), lanes=lanes))
+    def _run(self, case: Case, precision: Precision, kind: type[CpuRunner], lanes: int = 1) -> CpuRunner:
+        self._runners.append(load_runner(self.artifact(case, precision), kind, lanes=lanes))
         return self._runners[-1]
 
 

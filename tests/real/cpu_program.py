@@ -1,18 +1,24 @@
 """The CPU program as a runner, driven the way the engine drives it, but without the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from google.protobuf import json_format
 from numpy.typing import NDArray
 from tests.runner.driver import Job, complete
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import StepBatch
+from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
 from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
 from cadenza.server.runner.litert.memory import HEAD_BEGIN, HEAD_END, HEAD_ROWS
+from cadenza.server.runner.native import NativeRunner, obstacle
+from cadenza.server.runner.native import memory as native
 from cadenza.v1.manifest_pb2 import ModelManifest
+
+KINDS: Sequence[type[CpuRunner]] = (LiteRTRunner, NativeRunner)
 
 CACHE = Path(__file__).parents[2] / ".cache" / "server"
 """Packed weights and compiled kernels, kept between runs of the tests."""
@@ -20,21 +26,32 @@ CACHE = Path(__file__).parents[2] / ".cache" / "server"
 
 def load_runner(
     artifact: Path,
+    kind: type[CpuRunner] | None = None,
     *,
     lanes: int = 2,
     max_step_tokens: int = 128,
     max_sequences: int = 32,
     kv_cache_bytes: int = 256 << 20,
-) -> LiteRTRunner:
-    """Loads an artifact's CPU program; the caller closes it."""
-    manifest = (artifact / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
+) -> CpuRunner:
+    """Loads an artifact's CPU program with the runner of that kind, or with the one that a server takes.
+
+    Skips the test where this processor cannot run it so. The caller closes the runner.
+    """
+    text = (artifact / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
+    manifest = json_format.Parse(text, ModelManifest())
+    if kind is NativeRunner and (wrong := obstacle(manifest)) is not None:
+        pytest.skip(wrong)
     options = LiteRTOptions(CACHE, lanes, kv_cache_bytes, max_step_tokens, max_sequences)
     cpu_dir = artifact / "assets.extra" / "cpu"
-    return LiteRTRunner.load(cpu_dir, json_format.Parse(manifest, ModelManifest()), options)
+    return (
+        load_cpu_program(cpu_dir, manifest, options)
+        if kind is None
+        else kind.load(cpu_dir, manifest, options)
+    )
 
 
 def generate(
-    runner: LiteRTRunner,
+    runner: CpuRunner,
     prompts: Sequence[Sequence[int]],
     count: int,
     sampling: SamplingParams = GREEDY,
@@ -48,7 +65,7 @@ def generate(
     return [found.token_ids for found in complete(runner, jobs, chunk=chunk)]
 
 
-def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
+def step_logits(runner: CpuRunner, batch: StepBatch) -> NDArray[np.float32]:
     """[H, V] The logits of a step's head rows, at most HEAD_ROWS a lane, as the lanes left them.
 
     Greedy rows without biases and penalties, and targets, leave them as they were.
@@ -56,10 +73,23 @@ def step_logits(runner: LiteRTRunner, batch: StepBatch) -> NDArray[np.float32]:
     runner.step(batch)
     heads = sum(len(part.targets) + (part.sampling is not None) for part in batch.slices)
     rows: list[NDArray[np.float32]] = []
-    for lane in runner._lanes:
-        count = int(lane.memory.control[HEAD_END] - lane.memory.control[HEAD_BEGIN])
+    for logits, count in _native_logits(runner) if isinstance(runner, NativeRunner) else _logits(runner):
         assert count <= HEAD_ROWS
-        rows += [lane.memory.logits[index].copy() for index in range(count)]
+        rows += [logits[index].copy() for index in range(count)]
         if len(rows) == heads:
             break
     return np.stack(rows)
+
+
+def _logits(runner: LiteRTRunner) -> Iterator[tuple[NDArray[np.float32], int]]:
+    for lane in runner._lanes:
+        control = lane.memory.control
+        yield lane.memory.logits, int(control[HEAD_END] - control[HEAD_BEGIN])
+
+
+def _native_logits(runner: NativeRunner) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Of the team, or of each lane where each had rows of its own."""
+    vocabulary = len(runner._model.embedding)
+    for lane, alone in zip(runner._lanes, runner._alone, strict=True):
+        team = runner._team if lane.control[native.LANES] > 1 else alone
+        yield team.logits[:, :vocabulary], int(lane.control[native.HEADS])

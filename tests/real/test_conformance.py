@@ -4,26 +4,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.real.cpu_program import load_runner
+from tests.real.cpu_program import KINDS, load_runner
 from tests.runner.conformance import DraftConformance, SamplingConformance, SamplingSubject
 
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner
 
 pytestmark = pytest.mark.real_model
 
 VOCABULARY_SIZE = 49152
 
 
-@pytest.fixture(scope="module")
-def runner(real_int8: Path) -> Iterator[LiteRTRunner]:
-    runner = load_runner(real_int8)
+@pytest.fixture(scope="module", params=KINDS)
+def runner(real_int8: Path, request: pytest.FixtureRequest) -> Iterator[CpuRunner]:
+    runner = load_runner(real_int8, request.param)
     yield runner
     runner.close()
 
 
-class TestLiteRTRunner(SamplingConformance, DraftConformance):
+class TestCpuRunner(SamplingConformance, DraftConformance):
     @pytest.fixture
-    def subject(self, runner: LiteRTRunner) -> SamplingSubject:
+    def subject(self, runner: CpuRunner) -> SamplingSubject:
         return SamplingSubject(
             runner,
             VOCABULARY_SIZE,

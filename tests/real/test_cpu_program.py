@@ -7,27 +7,33 @@ import numpy as np
 import pytest
 from tests.data import artifact_tokenizer
 from tests.real.checks import GreedyCase, Reference, greedy_differences, mean_nll
-from tests.real.cpu_program import generate, load_runner, step_logits
+from tests.real.cpu_program import KINDS, generate, load_runner, step_logits
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner
 
 pytestmark = pytest.mark.real_model
 
 INT8_NLL_COST = 0.05
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> type[CpuRunner]:
+    found: type[CpuRunner] = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def float32(real_float32: Path) -> Iterator[LiteRTRunner]:
-    runner = load_runner(real_float32)
+def float32(real_float32: Path, kind: type[CpuRunner]) -> Iterator[CpuRunner]:
+    runner = load_runner(real_float32, kind)
     yield runner
     runner.close()
 
 
 @pytest.fixture(scope="module")
-def int8(real_int8: Path) -> Iterator[LiteRTRunner]:
-    runner = load_runner(real_int8)
+def int8(real_int8: Path, kind: type[CpuRunner]) -> Iterator[CpuRunner]:
+    runner = load_runner(real_int8, kind)
     yield runner
     runner.close()
 
@@ -38,7 +44,7 @@ def humaneval_tokens(artifact: Path, reference: Reference, text: str, *, split_d
 
 
 def test_float32_likelihood_is_the_oracles(
-    float32: LiteRTRunner, real_float32: Path, reference: Reference, humaneval_text: str
+    float32: CpuRunner, real_float32: Path, reference: Reference, humaneval_text: str
 ) -> None:
     divided = humaneval_tokens(real_float32, reference, humaneval_text, split_digits=True)
     assert mean_nll(float32.logits, divided) == pytest.approx(reference.humaneval_nll, abs=1e-4)
@@ -47,7 +53,7 @@ def test_float32_likelihood_is_the_oracles(
 
 
 def test_int8_likelihood_is_close_to_float32s(
-    int8: LiteRTRunner, real_int8: Path, reference: Reference, humaneval_text: str
+    int8: CpuRunner, real_int8: Path, reference: Reference, humaneval_text: str
 ) -> None:
     tokens = humaneval_tokens(real_int8, reference, humaneval_text, split_digits=False)
     nll = mean_nll(int8.logits, tokens)
@@ -55,7 +61,7 @@ def test_int8_likelihood_is_close_to_float32s(
     assert nll - reference.humaneval_nll_digits_undivided < INT8_NLL_COST
 
 
-def test_float32_greedy_tokens_are_the_oracles(float32: LiteRTRunner, reference: Reference) -> None:
+def test_float32_greedy_tokens_are_the_oracles(float32: CpuRunner, reference: Reference) -> None:
     differences = [found for case in reference.greedy for found in greedy_differences(float32.logits, case)]
     ties = [found for found in differences if found.is_tie]
     if ties:
@@ -71,7 +77,7 @@ def some_prompts(cases: Sequence[GreedyCase], count: int) -> list[tuple[int, ...
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=0.9, top_p=0.95, seed=5)])
 def test_tokens_are_the_same_alone_and_in_a_batch(
-    int8: LiteRTRunner, reference: Reference, sampling: SamplingParams
+    int8: CpuRunner, reference: Reference, sampling: SamplingParams
 ) -> None:
     prompts = some_prompts(reference.greedy, 16)
     together = generate(int8, prompts, 12, sampling)
@@ -80,7 +86,7 @@ def test_tokens_are_the_same_alone_and_in_a_batch(
 
 
 def test_logits_are_equal_bit_for_bit_alone_in_a_batch_and_on_any_number_of_lanes(
-    real_int8: Path, int8: LiteRTRunner, reference: Reference
+    real_int8: Path, kind: type[CpuRunner], int8: CpuRunner, reference: Reference
 ) -> None:
     prompts = [prompt[:15] for prompt in some_prompts(reference.greedy, 9) if len(prompt) >= 15][:8]
     slices = [
@@ -88,7 +94,7 @@ def test_logits_are_equal_bit_for_bit_alone_in_a_batch_and_on_any_number_of_lane
         for index, prompt in enumerate(prompts)
     ]
     together = step_logits(int8, StepBatch(slices))
-    one_lane = load_runner(real_int8, lanes=1)
+    one_lane = load_runner(real_int8, kind, lanes=1)
     try:
         for part, expected in zip(slices, together, strict=True):
             # 15 rows of one sequence: on two lanes they are cut in the middle of it.
@@ -99,14 +105,14 @@ def test_logits_are_equal_bit_for_bit_alone_in_a_batch_and_on_any_number_of_lane
         one_lane.close()
 
 
-def test_tokens_are_the_same_whatever_the_chunks(int8: LiteRTRunner, reference: Reference) -> None:
+def test_tokens_are_the_same_whatever_the_chunks(int8: CpuRunner, reference: Reference) -> None:
     prompt = some_prompts(reference.greedy, 4)[3]
     expected = generate(int8, [prompt], 6, chunk=1)
     for chunk in (7, 64, 128):
         assert generate(int8, [prompt], 6, chunk=chunk) == expected
 
 
-def test_where_blocks_lie_does_not_matter(int8: LiteRTRunner, reference: Reference) -> None:
+def test_where_blocks_lie_does_not_matter(int8: CpuRunner, reference: Reference) -> None:
     prompt = some_prompts(reference.greedy, 4)[3]
     scattered = [[97, 3, 55, 14, 0, 81, 22, 40]]
     assert generate(int8, [prompt], 8, blocks=scattered) == generate(int8, [prompt], 8)

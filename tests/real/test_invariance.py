@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.real.cpu_program import load_runner, step_logits
+from tests.real.cpu_program import KINDS, load_runner, step_logits
 from tests.real.saved_model import load_logits
 from tests.runner.conformance import some_samplings
 from tests.runner.driver import Answer, Job, answer, complete
@@ -19,7 +19,7 @@ from tests.runner.exact import log_softmax
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import BlockCopy, SequenceSlice, StepBatch
-from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner
 
 pytestmark = pytest.mark.real_model
 
@@ -27,16 +27,22 @@ BLOCKS = 320
 """More than all jobs together need, and in the pool of every runner here."""
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> type[CpuRunner]:
+    found: type[CpuRunner] = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def one_lane(real_int8: Path) -> Iterator[LiteRTRunner]:
-    runner = load_runner(real_int8, lanes=1)
+def one_lane(real_int8: Path, kind: type[CpuRunner]) -> Iterator[CpuRunner]:
+    runner = load_runner(real_int8, kind, lanes=1)
     yield runner
     runner.close()
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3], ids="{} lanes".format)
-def runner(real_int8: Path, request: pytest.FixtureRequest) -> Iterator[LiteRTRunner]:
-    runner = load_runner(real_int8, lanes=request.param)
+def runner(real_int8: Path, kind: type[CpuRunner], request: pytest.FixtureRequest) -> Iterator[CpuRunner]:
+    runner = load_runner(real_int8, kind, lanes=request.param)
     yield runner
     runner.close()
 
@@ -62,14 +68,14 @@ def every_kind() -> list[Job]:
 
 
 @pytest.fixture(scope="module")
-def alone(one_lane: LiteRTRunner) -> list[Answer]:
+def alone(one_lane: CpuRunner) -> list[Answer]:
     """What every job gets alone on one lane, its prompt in one step."""
     return [answer(one_lane, job, chunk=128) for job in every_kind()]
 
 
 @pytest.mark.parametrize("chunk", [4, 29, 128])
 def test_answers_are_equal_in_any_batch_in_any_chunks_in_any_blocks_and_on_any_number_of_lanes(
-    runner: LiteRTRunner, alone: list[Answer], chunk: int
+    runner: CpuRunner, alone: list[Answer], chunk: int
 ) -> None:
     chance = random.Random(chunk)
     order = chance.sample(range(len(alone)), len(alone))
@@ -80,9 +86,7 @@ def test_answers_are_equal_in_any_batch_in_any_chunks_in_any_blocks_and_on_any_n
     assert complete(runner, jobs, chunk=chunk) == [alone[index] for index in order]
 
 
-def test_what_a_job_asks_for_does_not_change_its_neighbours(
-    runner: LiteRTRunner, one_lane: LiteRTRunner
-) -> None:
+def test_what_a_job_asks_for_does_not_change_its_neighbours(runner: CpuRunner, one_lane: CpuRunner) -> None:
     prompts = [tokens(9, seed) for seed in range(6)]
     askers = some_samplings()[1:]
     slices: list[SequenceSlice] = []
@@ -104,7 +108,7 @@ def test_what_a_job_asks_for_does_not_change_its_neighbours(
         assert np.array_equal(found[4 * index + 1 : 4 * index + 3], targets)
 
 
-def test_answers_from_copied_and_shared_blocks_are_equal(runner: LiteRTRunner, alone: list[Answer]) -> None:
+def test_answers_from_copied_and_shared_blocks_are_equal(runner: CpuRunner, alone: list[Answer]) -> None:
     jobs = every_kind()
     index = max(range(len(jobs)), key=lambda index: len(jobs[index].prompt) * (index % 2 == 0))
     job, computed = jobs[index], 80
@@ -119,7 +123,7 @@ def test_answers_from_copied_and_shared_blocks_are_equal(runner: LiteRTRunner, a
 
 
 def test_greedy_and_drawn_tokens_are_equal_with_log_probabilities_and_without(
-    runner: LiteRTRunner, alone: list[Answer]
+    runner: CpuRunner, alone: list[Answer]
 ) -> None:
     jobs = [
         dataclasses.replace(job, sampling=dataclasses.replace(job.sampling, logprobs=None))
@@ -130,7 +134,7 @@ def test_greedy_and_drawn_tokens_are_equal_with_log_probabilities_and_without(
 
 
 def test_prompt_log_probabilities_are_those_of_the_models_logits(
-    one_lane: LiteRTRunner, alone: list[Answer]
+    one_lane: CpuRunner, alone: list[Answer]
 ) -> None:
     for job, found in list(zip(every_kind(), alone, strict=True))[1::2]:
         rows = log_softmax(one_lane.logits(job.prompt[:-1]))

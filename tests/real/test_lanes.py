@@ -15,8 +15,8 @@ from tests.runner.driver import Job, complete
 
 from cadenza.server.config import Settings
 from cadenza.server.repository import Artifact
+from cadenza.server.runner.cpu import CpuRunner
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
-from cadenza.server.runner.litert import LiteRTRunner
 from cadenza.server.runner.loading import CpuLoader
 from cadenza.server.runner.memory import process_memory
 from cadenza.server.runner.topology import read_topology
@@ -46,7 +46,7 @@ def held() -> Held:
     return Held(memory.anonymous, frozenset(name for (name,) in filter(None, names) if name[0] == "/"))
 
 
-def load(artifact: Path, lanes: int) -> LiteRTRunner:
+def load(artifact: Path, lanes: int) -> CpuRunner:
     """A runner whose lanes have touched all their buffers."""
     runner = load_runner(artifact, lanes=lanes)
     runner.warm_up()
@@ -55,27 +55,27 @@ def load(artifact: Path, lanes: int) -> LiteRTRunner:
 
 
 @pytest.fixture(scope="module")
-def one_lane(real_int8: Path) -> Iterator[LiteRTRunner]:
+def one_lane(real_int8: Path) -> Iterator[CpuRunner]:
     runner = load(real_int8, lanes=1)
     yield runner
     runner.close()
 
 
 @pytest.fixture(scope="module")
-def before(one_lane: LiteRTRunner) -> Held:
+def before(one_lane: CpuRunner) -> Held:
     """What the process has with a runner of one lane."""
     return held()
 
 
 @pytest.fixture(scope="module")
-def many_lanes(real_int8: Path, before: Held) -> Iterator[LiteRTRunner]:
+def many_lanes(real_int8: Path, before: Held) -> Iterator[CpuRunner]:
     runner = load(real_int8, LANES)
     yield runner
     runner.close()
 
 
 def test_eight_more_lanes_map_no_more_files_and_own_less_than_a_fourth_of_the_weights_each(
-    before: Held, many_lanes: LiteRTRunner
+    before: Held, many_lanes: CpuRunner
 ) -> None:
     after = held()
     assert after.files == before.files
@@ -83,7 +83,7 @@ def test_eight_more_lanes_map_no_more_files_and_own_less_than_a_fourth_of_the_we
 
 
 def test_eight_lanes_give_the_tokens_and_log_probabilities_of_one_bit_for_bit(
-    one_lane: LiteRTRunner, many_lanes: LiteRTRunner
+    one_lane: CpuRunner, many_lanes: CpuRunner
 ) -> None:
     source = random.Random(8)
     jobs = [
@@ -107,7 +107,7 @@ def test_a_server_has_the_lanes_that_are_asked_for_and_else_those_of_the_rule(
     artifact = Artifact("m", 1, real_int8, read_manifest("int8"), chat_template=None)
     with capture_logs() as log:
         (runner,) = CpuLoader(settings).load(artifact)
-    assert isinstance(runner, LiteRTRunner)
+    assert isinstance(runner, CpuRunner)
     lanes = len(runner.lane_seconds)
     runner.close()
     assert lanes == (asked or choose_lanes(read_topology(), most_lanes_by_rows(settings.max_step_tokens)))

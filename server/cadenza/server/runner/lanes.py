@@ -1,7 +1,7 @@
 """How many lanes a CPU runner has where --lanes does not say.
 
     cores = physical cores, of the NUMA node that has the most of them; at most the CPU quota, whole CPUs
-    lanes = cores, less one where there are 8 or more; at most as many as have enough to do
+    lanes = cores, less one where there are 8 or more; at most as many as have enough to do (below)
 
 One node, because lanes meet in every layer and read the same weights: across nodes both would wait for the
 interconnect. Physical cores, because one lane's vector instructions fill a core. The numbers follow from
@@ -34,3 +34,8 @@ def choose_lanes(topology: Topology, most: int) -> int:
 def most_lanes_by_rows(max_step_tokens: int) -> int:
     """For a runner that cuts a step's rows into one range a lane, each of which reads all weights."""
     return max_step_tokens // _ROWS_OF_A_LANE
+
+
+def most_lanes_of_a_team(hidden_size: int, panel: int) -> int:
+    """For a runner whose lanes share every matrix out by panels of so many outputs: the smallest has so many."""
+    return -(-hidden_size // panel)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Literal, Protocol
 
 from cadenza.server.config import Settings
 from cadenza.server.errors import StartupError
@@ -15,10 +15,6 @@ from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.load_log import log_lanes, logged_memory
 from cadenza.server.runner.memory import available_bytes
 from cadenza.server.runner.topology import read_topology
-
-if TYPE_CHECKING:
-    from cadenza.server.runner.litert import LiteRTRunner
-    from cadenza.server.runner.native import NativeRunner
 
 OnCompile = Callable[[str], None]
 """Called with a model's name, by any thread, each time a program was compiled for it."""
@@ -59,7 +55,9 @@ class CpuLoader:
     def __init__(self, settings: Settings) -> None:
         from cadenza.server.runner.litert import LiteRTOptions
 
-        self._choice = settings.runner
+        self._choice: Literal["auto", "native", "litert"] = (
+            "auto" if settings.runner == "tensorflow" else settings.runner
+        )
         topology = read_topology()
         lanes = settings.lanes or choose_lanes(topology, most_lanes_by_rows(settings.max_step_tokens))
         log_lanes(lanes, topology, chosen=settings.lanes > 0)
@@ -73,29 +71,19 @@ class CpuLoader:
 
     def load(self, artifact: Artifact) -> Sequence[Runner]:
         """One warm runner. Raises StartupError."""
+        from cadenza.server.runner.cpu import load_cpu_program
         from cadenza.server.runner.litert import LiteRTError, kv_pool_bytes
 
         kv_cache = kv_pool_bytes(artifact.manifest, self._options)
         try:
             with logged_memory(artifact.name, kv_cache):
-                runner = self._load(artifact)
+                runner = load_cpu_program(artifact.cpu_dir, artifact.manifest, self._options, self._choice)
                 runner.warm_up()
         except (LiteRTError, RunnerError, OSError, ValueError) as error:
             raise StartupError(
                 f"model {artifact.name} in {artifact.cpu_dir} does not load: {error}"
             ) from error
         return [runner]
-
-    def _load(self, artifact: Artifact) -> "NativeRunner | LiteRTRunner":
-        from cadenza.server.runner.litert import LiteRTRunner
-        from cadenza.server.runner.native import NativeRunner, obstacle
-
-        wrong = obstacle(artifact.manifest)
-        if wrong is None and self._choice != "litert":
-            return NativeRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
-        if self._choice == "native":
-            raise ValueError(f"--runner native cannot run it: {wrong}; leave --runner out")
-        return LiteRTRunner.load(artifact.cpu_dir, artifact.manifest, self._options)
 
     def required_bytes(self, artifact: Artifact) -> int:
         """Packed weights are as large as the files; the KV pool is counted whole, though it fills as used."""

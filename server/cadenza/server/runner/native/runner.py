@@ -76,7 +76,9 @@ class NativeRunner:
         self._hand_over = HandOver(self._step, vocabulary)
         self._functions = posix_functions()
         self._team = _team_memory(model, limits, heads)
-        self._alone = [_team_memory(model, limits, heads) for _ in range(lanes)]
+        self._alone = (
+            [self._team] if lanes == 1 else [_team_memory(model, limits, heads) for _ in range(lanes)]
+        )
         _, _, kv_heads, _, block = model.keys.shape
         self._lanes = [_lane(blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
         self._semaphores = Semaphores(lanes)

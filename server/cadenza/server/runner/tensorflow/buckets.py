@@ -1,7 +1,8 @@
 """The static shapes that are compiled, and how a step's work is cut into calls of those shapes.
 
-A call advances R sequences by at most C tokens each, over at most P KV blocks each. Decode has C = 1 and
-R in powers of two; prefill has few combinations of R * C <= max_step_tokens; P grows by a factor of four.
+A call advances R rows by at most C tokens each, over at most P KV blocks each. A token that decodes is a row
+of one column. A prefill chunk is cut into rows of few columns, which may go through one call: in every layer
+all rows write their keys and values before any reads. R is in powers of two; P grows by factors of 3 to 4.
 """
 
 import bisect
@@ -11,15 +12,19 @@ from collections.abc import Iterator, Sequence
 
 from cadenza.server.runner.base import RunnerLimits
 
-_FIRST_POSITIONS = 256
-"""Positions that the smallest bucket covers."""
+_FIRST_POSITIONS = (128, 384, 1024)
+"""Positions that the smallest buckets cover: a short question and its answer, a longer one, most chats."""
 _POSITIONS_FACTOR = 4
+"""Between larger buckets."""
 _TYPICAL_CONTEXT = 1024
 """So many positions of every sequence that may run fit into one call."""
 _COARSE_FACTOR = 8
 """Between numbers of rows above the smallest positions."""
-_LEAST_COLUMNS = 16
-_COLUMNS_FACTOR = 4
+_COLUMNS = 16
+"""Of a row of prefill: what is not a multiple of it is padded."""
+_WIDE_COLUMNS = 64
+_LONG_POSITIONS = 1024
+"""Each row gathers all its keys and values: over more positions than these, longer chunks have wide rows."""
 HEAD_ROWS = 16
 """Rows of a sampler's call that has penalties, biases or log-probabilities."""
 COPIES = 8
@@ -36,11 +41,20 @@ class Bucket:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens begin to end (exclusive) of a slice, by its index: one row of a call."""
+
+    slice: int
+    begin: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """Slices, by index, that go through one call: at most bucket.rows of them."""
+    """What goes through one call: at most bucket.rows rows."""
 
     bucket: Bucket
-    slices: tuple[int, ...]
+    rows: tuple[Row, ...]
 
 
 class Buckets:
@@ -48,13 +62,11 @@ class Buckets:
 
     def __init__(self, limits: RunnerLimits) -> None:
         self._limits = limits
-        self._columns = [1, *_prefill_columns(limits.max_step_tokens)]
         self._blocks = _block_levels(limits)
         self._rows = {
             (columns, blocks): self._rows_of(columns, blocks)
-            for shorter, columns in itertools.pairwise([0, *self._columns])
             for blocks in self._blocks
-            if blocks * limits.block_size > shorter
+            for columns in self._columns_of(blocks)
         }
         self.sampler_rows = _powers_of_two(limits.max_sequences)
         """Rows of a sampler's call, ascending."""
@@ -70,18 +82,19 @@ class Buckets:
         return sorted(found, key=lambda one: (one.columns, one.blocks, one.rows))
 
     def plan(self, lengths: Sequence[int], blocks: Sequence[int]) -> list[Call]:
-        """Cuts a step into calls.
+        """Cuts a step into calls, to be made in this order.
 
         lengths[i] are slice i's tokens, at most max_step_tokens; blocks[i] the KV blocks that its positions
-        span. Slices of one column count go together, those that span most first.
+        span. Rows of one column count go together, those that span most first, those of one slice in order.
         """
-        by_columns: dict[int, list[int]] = {}
-        for index, length in enumerate(lengths):
-            by_columns.setdefault(_at_least(self._columns, length), []).append(index)
+        by_columns: dict[int, list[Row]] = {}
+        for index in sorted(range(len(lengths)), key=lambda index: -blocks[index]):
+            columns = self._columns_for(lengths[index], blocks[index])
+            by_columns.setdefault(columns, []).extend(_cut(index, lengths[index], columns))
         return [
             call
-            for columns, indices in sorted(by_columns.items())
-            for call in self._calls(columns, indices, blocks)
+            for columns, rows in sorted(by_columns.items())
+            for call in self._calls(columns, rows, blocks)
         ]
 
     def sampler_calls(self, rows: int) -> Iterator[tuple[int, int, int]]:
@@ -91,46 +104,54 @@ class Buckets:
             end = min(rows, begin + most)
             yield begin, end, _at_least(self.sampler_rows, end - begin)
 
-    def _calls(self, columns: int, indices: list[int], blocks: Sequence[int]) -> Iterator[Call]:
-        longest_first = sorted(indices, key=lambda index: -blocks[index])
-        while longest_first:
-            level = _at_least(self._blocks, blocks[longest_first[0]])
+    def _calls(self, columns: int, rows: list[Row], blocks: Sequence[int]) -> Iterator[Call]:
+        while rows:
+            level = _at_least(self._blocks, blocks[rows[0].slice])
             options = self._rows[columns, level]
-            rows = _at_least(options, min(len(longest_first), options[-1]))
-            yield Call(Bucket(rows, columns, level), tuple(longest_first[:rows]))
-            longest_first = longest_first[rows:]
+            count = _at_least(options, min(len(rows), options[-1]))
+            yield Call(Bucket(count, columns, level), tuple(rows[:count]))
+            rows = rows[count:]
+
+    def _columns_of(self, blocks: int) -> list[int]:
+        """The columns that rows over so many blocks may have, ascending."""
+        most = min(self._limits.max_step_tokens, blocks * self._limits.block_size)
+        wide = [_WIDE_COLUMNS] if self._is_long(blocks) else []
+        return sorted({min(columns, most) for columns in (1, _COLUMNS, *wide)})
+
+    def _columns_for(self, length: int, blocks: int) -> int:
+        """The columns of a slice's rows: the fewest that hold it whole, or else the most that there are."""
+        columns = self._columns_of(_at_least(self._blocks, blocks))
+        return _at_least(columns, min(length, columns[-1]))
 
     def _rows_of(self, columns: int, blocks: int) -> list[int]:
         """Ascending."""
         limits = self._limits
         positions = max(limits.max_sequences * _TYPICAL_CONTEXT, limits.max_context)
-        most = min(limits.max_sequences, max(1, positions // (blocks * limits.block_size)))
+        most = max(1, positions // (blocks * limits.block_size))
         if columns == 1:
-            every = _powers_of_two(most)
+            every = _powers_of_two(min(most, limits.max_sequences))
             return every if blocks == self._blocks[0] else _thinned(every)
-        most = min(most, max(1, limits.max_step_tokens // columns))
-        return [1, most] if columns == self._columns[1] and most > 1 else [most]
+        most = min(most, limits.max_step_tokens // columns)
+        return [1] if most <= 2 or (self._is_long(blocks) and columns == _COLUMNS) else [1, most]
+
+    def _is_long(self, blocks: int) -> bool:
+        return blocks * self._limits.block_size > _LONG_POSITIONS
+
+
+def _cut(index: int, length: int, columns: int) -> Iterator[Row]:
+    """The rows of a slice."""
+    for begin in range(0, length, columns):
+        yield Row(index, begin, min(begin + columns, length))
 
 
 def _block_levels(limits: RunnerLimits) -> list[int]:
     """Ascending; the last is the whole context. One that is more than half of it is left out."""
     whole = -(-limits.max_context // limits.block_size)
-    levels = []
-    level = max(1, _FIRST_POSITIONS // limits.block_size)
-    while 2 * level < whole:
-        levels.append(level)
-        level *= _POSITIONS_FACTOR
-    return [*levels, whole]
-
-
-def _prefill_columns(max_step_tokens: int) -> list[int]:
-    """Ascending; the last is a whole step."""
-    columns = []
-    size = _LEAST_COLUMNS
-    while 2 * size <= max_step_tokens:
-        columns.append(size)
-        size *= _COLUMNS_FACTOR
-    return [*columns, max_step_tokens]
+    larger = (_FIRST_POSITIONS[-1] * _POSITIONS_FACTOR**power for power in itertools.count(1))
+    levels = (
+        max(1, positions // limits.block_size) for positions in itertools.chain(_FIRST_POSITIONS, larger)
+    )
+    return [*itertools.takewhile(lambda level: 2 * level < whole, levels), whole]
 
 
 def _powers_of_two(most: int) -> list[int]:

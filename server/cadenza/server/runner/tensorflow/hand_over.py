@@ -141,16 +141,16 @@ def _arrays(batch: StepBatch, call: Call, slots: dict[int, list[int]], limits: R
     tables = np.full((bucket.rows, bucket.blocks), limits.num_blocks, np.int32)
     starts = np.zeros(bucket.rows, np.int32)
     lengths = np.zeros(bucket.rows, np.int32)
-    for row, index in enumerate(call.slices):
-        part = batch.slices[index]
-        length = len(part.token_ids)
-        used = blocks_of(part, limits.block_size)
-        token_ids[row, :length] = part.token_ids
-        tables[row, :used] = part.block_table[:used]
-        starts[row], lengths[row] = part.start, length
-        for offset, slot in enumerate(slots.get(index, ())):
-            at = offset if offset < len(part.targets) else length - 1
-            places[row, at] = slot
+    for number, row in enumerate(call.rows):
+        part = batch.slices[row.slice]
+        used = -(-(part.start + row.end) // limits.block_size)
+        token_ids[number, : row.end - row.begin] = part.token_ids[row.begin : row.end]
+        tables[number, :used] = part.block_table[:used]
+        starts[number], lengths[number] = part.start + row.begin, row.end - row.begin
+        for offset, slot in enumerate(slots.get(row.slice, ())):
+            at = offset if offset < len(part.targets) else len(part.token_ids) - 1
+            if row.begin <= at < row.end:
+                places[number, at - row.begin] = slot
     return AdvanceArrays(token_ids, starts, lengths, tables, places)
 
 
