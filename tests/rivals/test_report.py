@@ -78,3 +78,17 @@ def test_every_contestant_has_an_environment_a_model_and_a_name_of_its_own() -> 
     assert len(set(names)) == len(names)
     for one in CONTESTANTS:
         assert one.ours or (one.engine in ENVIRONMENTS and one.model in FORMATS), one
+
+
+def test_ours_is_held_against_the_best_rival_of_its_division(results: list[Result]) -> None:
+    faster, slower = (
+        Result(contestant(f"OpenVINO GenAI {kind}", Division.REDUCED)) for kind in ("int8", "bf16")
+    )
+    faster.throughput, faster.ttft = {1: [80.0], 8: [200.0]}, [0.6]
+    slower.throughput, slower.ttft = {1: [50.0], 8: [250.0]}, [0.45]
+    found = Report({}, PLAN, EXAM, [*results, faster, slower]).comparisons()
+    assert [(one.point, one.rival, one.quotient) for one in found] == [
+        ("1 concurrent", "OpenVINO GenAI int8", pytest.approx(100 / 80)),
+        ("8 concurrent", "OpenVINO GenAI bf16", pytest.approx(500 / 250)),
+        ("TTFT", "OpenVINO GenAI bf16", pytest.approx(0.45 / 0.3)),
+    ]

@@ -85,6 +85,8 @@ def write(report: Report, console: Console) -> None:
     """Prints and keeps what was found."""
     for division in Division:
         console.print(report.table(division))
+    for comparison in report.comparisons():
+        console.print(str(comparison), markup=False)
     for line in report.failures():
         console.print(f"no result: {line}", style="yellow", markup=False)
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rich.table import Table
 from tests.bench.rivals import bars
+from tests.bench.rivals.comparison import Comparison, comparisons
 from tests.bench.rivals.contestants import Division
 from tests.bench.rivals.figures import same_answer
 from tests.bench.rivals.measurement import LONG_SEQUENCES
@@ -55,7 +56,8 @@ class Report:
         table = Table(title=f"{division.value}: tokens/s in all, medians of {self._plan.rounds} rounds")
         table.add_column("engine")
         table.add_column("precision")
-        for count in self._plan.concurrency:
+        counts = self._concurrency(division)
+        for count in counts:
             table.add_column(str(count), justify="right")
         for column in (
             f"TTFT of {LONG_PROMPT_TOKENS}, ms",
@@ -66,8 +68,12 @@ class Report:
         ):
             table.add_column(column, justify="right")
         for result in self._of(division):
-            table.add_row(*self._row(result))
+            table.add_row(*self._row(result, counts))
         return table
+
+    def comparisons(self) -> Sequence[Comparison]:
+        """Ours against the best rival of the division, point by point."""
+        return list(comparisons(self._results, self._plan))
 
     def failures(self) -> Sequence[str]:
         """A line for each that could not be installed or did not last."""
@@ -85,6 +91,9 @@ class Report:
                 **dataclasses.asdict(self._plan),
             },
             "reference": self._reference.contestant.name if self._reference else None,
+            "comparisons": [
+                dataclasses.asdict(one) | {"division": one.division.value} for one in self.comparisons()
+            ],
             "results": [self._entry(result) for result in self._results],
         }
         return json.dumps(content, indent=1) + "\n"
@@ -93,11 +102,12 @@ class Report:
         """One picture for each division that ran."""
         for division in Division:
             if rows := [result for result in self._of(division) if result.throughput]:
-                panels = [f"{count} concurrent, tokens/s" for count in self._plan.concurrency]
+                counts = self._concurrency(division)
+                panels = [f"{count} concurrent, tokens/s" for count in counts]
                 drawn = [
                     bars.Bar(
                         result.contestant.name,
-                        [result.speed(count) for count in self._plan.concurrency],
+                        [result.speed(count) for count in counts],
                         result.contestant.ours,
                     )
                     for result in rows
@@ -105,15 +115,20 @@ class Report:
                 path = folder / f"rivals-{division.name.lower()}.svg"
                 path.write_text(bars.svg(division.value, panels, drawn), encoding="utf-8")
 
+    def _concurrency(self, division: Division) -> Sequence[int]:
+        """Those that anyone of the division was measured with."""
+        measured = {count for result in self._of(division) for count in result.throughput}
+        return [count for count in self._plan.concurrency if count in measured]
+
     def _of(self, division: Division) -> Sequence[Result]:
         return [result for result in self._results if result.contestant.division is division]
 
-    def _row(self, result: Result) -> Sequence[str]:
+    def _row(self, result: Result, counts: Sequence[int]) -> Sequence[str]:
         quality, ttft = self.quality(result), median(result.ttft)
         return (
             result.contestant.name,
             result.contestant.precision,
-            *(_cell(result.speed(count), ".0f") for count in self._plan.concurrency),
+            *(_cell(result.speed(count), ".0f") for count in counts),
             _cell(None if ttft is None else 1000 * ttft, ".0f"),
             _cell(median(result.long_decode), ".0f"),
             _cell(quality.nll_cost, ".4f"),
