@@ -90,6 +90,15 @@ def test_prefill_and_decode_in_one_step_are_as_each_alone(steps: Any, expected: 
     assert_close(decoded[1], expected[1][8:9])
 
 
+def test_pieces_of_a_sequence_may_be_rows_of_one_step(steps: Any, expected: list[Float32]) -> None:
+    driver = StepDriver(steps.float32, BLOCKS, BLOCK_SIZE)
+    blocks = [7, 3, 12, 5]
+    rows = [(8, 14), (0, 3), (3, 8)]
+    found = driver.logits(BUCKET, [Chunk(TOKENS[0][begin:end], begin, blocks) for begin, end in rows])
+    for (begin, end), piece in zip(rows, found, strict=True):
+        assert_close(piece, expected[0][begin:end])
+
+
 def test_last_is_the_hidden_state_of_each_rows_last_token(steps: Any) -> None:
     driver = StepDriver(steps.float32, BLOCKS, BLOCK_SIZE)
     last, every = driver.hidden(BUCKET, [Chunk(TOKENS[0][:5], 0, [3, 4]), Chunk(TOKENS[1][:8], 0, [1, 6])])

@@ -76,7 +76,9 @@ class StepProgram(tf.Module):
     def _advance(
         self, token_ids: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor, block_tables: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Advances R sequences and writes their keys and values.
+        """Advances R sequences and writes their keys and values, in each layer before any are read.
+
+        So consecutive pieces of one sequence may be rows of one call.
 
         Args:
             token_ids: int32 [R, C], padded with any.

@@ -31,20 +31,22 @@ def steps(draw: st.DrawFn, limits: RunnerLimits) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("limits", LIMITS)
 @given(data=st.data())
-def test_every_slice_is_in_one_call_whose_shape_is_compiled_and_holds_it(
+def test_every_token_is_in_one_row_of_a_compiled_shape_that_holds_it_after_those_before(
     limits: RunnerLimits, data: st.DataObject
 ) -> None:
     buckets = Buckets(limits)
     compiled = set(buckets.all)
     slices = data.draw(steps(limits))
     calls = buckets.plan([length for length, _ in slices], [blocks for _, blocks in slices])
-    assert sorted(index for call in calls for index in call.slices) == list(range(len(slices)))
+    reached = [0] * len(slices)
     for call in calls:
         assert call.bucket in compiled
-        assert 1 <= len(call.slices) <= call.bucket.rows
-        for length, blocks in (slices[index] for index in call.slices):
-            assert length <= call.bucket.columns
-            assert blocks <= call.bucket.blocks
+        assert 1 <= len(call.rows) <= call.bucket.rows
+        for row in call.rows:
+            assert row.begin == reached[row.slice] < row.end <= row.begin + call.bucket.columns
+            assert slices[row.slice][1] <= call.bucket.blocks
+            reached[row.slice] = row.end
+    assert reached == [length for length, _ in slices]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -73,8 +75,18 @@ def test_a_full_batch_of_typical_chats_is_one_call() -> None:
 
 
 def test_few_short_sequences_are_not_padded_to_the_longest_shape() -> None:
-    (call,) = Buckets(SMALL).plan([1] * 3, [2, 8, 5])
-    assert (call.bucket.rows, call.bucket.blocks) == (4, 8)
+    (call,) = Buckets(SMALL).plan([1] * 3, [2, 4, 3])
+    assert (call.bucket.rows, call.bucket.blocks) == (4, 4)
+
+
+def test_prefill_chunks_of_several_short_prompts_are_one_call() -> None:
+    (call,) = Buckets(SMALL).plan([22, 64, 10], [1, 2, 1])
+    assert (call.bucket.rows, call.bucket.columns, call.bucket.blocks) == (8, 16, 4)
+
+
+def test_a_chunk_far_into_a_long_prompt_has_wide_rows() -> None:
+    calls = Buckets(SMALL).plan([128], [100])
+    assert {call.bucket.columns for call in calls} == {64}
 
 
 def test_no_shape_is_compiled_that_no_step_could_ask_for() -> None:
