@@ -87,8 +87,9 @@ def test_ours_is_held_against_the_best_rival_of_its_division(results: list[Resul
     faster.throughput, faster.ttft = {1: [80.0], 8: [200.0]}, [0.6]
     slower.throughput, slower.ttft = {1: [50.0], 8: [250.0]}, [0.45]
     found = Report({}, PLAN, EXAM, [*results, faster, slower]).comparisons()
-    assert [(one.point, one.rival, one.quotient) for one in found] == [
-        ("1 concurrent", "OpenVINO GenAI int8", pytest.approx(100 / 80)),
-        ("8 concurrent", "OpenVINO GenAI bf16", pytest.approx(500 / 250)),
-        ("TTFT", "OpenVINO GenAI bf16", pytest.approx(0.45 / 0.3)),
+    assert [(one.point, one.rival) for one in found] == [
+        ("1 concurrent", "OpenVINO GenAI int8"),
+        ("8 concurrent", "OpenVINO GenAI bf16"),
+        ("TTFT", "OpenVINO GenAI bf16"),
     ]
+    assert [one.quotient for one in found] == pytest.approx([100 / 80, 500 / 250, 0.45 / 0.3])
