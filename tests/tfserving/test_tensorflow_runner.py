@@ -14,6 +14,7 @@ from cadenza.export.exporter import export
 from cadenza.export.model import Precision
 
 FLAGS = ("--runner", "tensorflow", "--max-sequences", "2", "--max-step-tokens", "8")
+pytestmark = pytest.mark.timeout(600)
 TEXTS = np.array(["ab c", "naïve 東京", "hello there"], object)
 
 
@@ -33,7 +34,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predict(artifact: Path) -> Iterator[Predict]:
-    with serve({"tiny": artifact}, *FLAGS) as process, served(process.target, "tiny") as run:
+    with serve({"tiny": artifact}, *FLAGS, timeout=400) as process, served(process.target, "tiny") as run:
         assert "/tensorflow/" not in Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
         yield run
 

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.timeout(900)
 
 
 def run(code: str, *arguments: object, **environment: str) -> Any:
@@ -15,7 +18,7 @@ def run(code: str, *arguments: object, **environment: str) -> Any:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     paths = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        command, env={**os.environ, **paths, **environment}, capture_output=True, text=True, timeout=280
+        command, env={**os.environ, **paths, **environment}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

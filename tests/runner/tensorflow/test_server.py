@@ -4,6 +4,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from deploy.demo.serving import ServerProcess, serve
 
 from cadenza.client import Client
@@ -12,6 +13,8 @@ FLAGS = (
     "--runner", "tensorflow", "--device", "cpu", "--kv-cache-gib", "0.01",
     "--max-sequences", "4", "--max-step-tokens", "16", "--precision", "bfloat16",
 )  # fmt: skip
+READY_SECONDS = 600
+pytestmark = pytest.mark.timeout(900)
 
 
 def metric(server: ServerProcess, name: str) -> float:
@@ -36,7 +39,10 @@ def test_every_bucket_is_compiled_before_ready_and_nothing_is_under_load(tiny_ar
         {"seed": 1, "top_p": 0.8, "top_k": 9, "frequency_penalty": 0.5},
         {"temperature": 0.0, "logprobs": 3, "echo": True, "logit_bias": {5: 2.0}},
     ]
-    with serve({"tiny": tiny_artifact}, *FLAGS, timeout=250) as server, Client(server.target) as client:
+    with (
+        serve({"tiny": tiny_artifact}, *FLAGS, timeout=READY_SECONDS) as server,
+        Client(server.target) as client,
+    ):
         progress = [entry["bucket"] for entry in server.log if entry["event"] == "compiled"]
         count = len(progress)
         assert progress == [f"{number} of {count}" for number in range(1, count + 1)]
