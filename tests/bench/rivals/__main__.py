@@ -8,6 +8,7 @@ pictures beside it.
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="everything once and short: to see whether it runs"
     )
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # halted engines would outlive this process
     plan = QUICK if options.quick else FULL
     if options.rounds:
         plan = dataclasses.replace(plan, rounds=options.rounds)
@@ -57,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     results = [Result(contestant) for contestant in CONTESTANTS if contestant.engine in options.engines]
     measurement = Measurement(plan, exam(plan.texts, plan.questions))
+    report = Report(header, measurement.plan, measurement.exam, results)
     for division in Division:
         run([result for result in results if result.contestant.division is division], measurement, console)
-    report = Report(header, measurement.plan, measurement.exam, results)
-    write(report, console)
+        save(report)
+    show(report, console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     return 0
 
@@ -70,6 +73,7 @@ def run(results: Sequence[Result], measurement: Measurement, console: Console) -
     names = ", ".join(result.contestant.name for result in results)
     console.print(f"{time.strftime('%H:%M:%S')} loading {names}")
     with Arena(results, measurement) as arena:
+        arena.load()
         for number in range(1, measurement.plan.rounds + 1):
             console.print(f"{time.strftime('%H:%M:%S')} round {number}")
             arena.turns(partial(measurement.round, number))
@@ -81,17 +85,21 @@ def run(results: Sequence[Result], measurement: Measurement, console: Console) -
             arena.turns(measurement.long_decode, lambda contestant: contestant.long_context)
 
 
-def write(report: Report, console: Console) -> None:
-    """Prints and keeps what was found."""
+def save(report: Report) -> None:
+    """Keeps what was found so far, so that a run which is cut off is not lost."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "rivals.json").write_text(report.json(), encoding="utf-8")
+    report.write_plots(FOLDER)
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints what was found."""
     for division in Division:
         console.print(report.table(division))
     for comparison in report.comparisons():
         console.print(str(comparison), markup=False)
     for line in report.failures():
         console.print(f"no result: {line}", style="yellow", markup=False)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "rivals.json").write_text(report.json(), encoding="utf-8")
-    report.write_plots(FOLDER)
     console.print(f"results: {(FOLDER / 'rivals.json').relative_to(ROOT)} and rivals-*.svg beside it")
 
 

@@ -25,7 +25,7 @@ Turn = Callable[[EngineProcess, Result], None]
 
 
 class Arena:
-    """Loads contestants and lets one after the other have its turn, while all others are halted.
+    """Loads contestants, lets one after the other have its turn while all others are halted, and ends all when it is left.
 
     One that fails is noted with its reason and leaves; the others go on.
     """
@@ -36,14 +36,17 @@ class Arena:
         self._processes: dict[str, EngineProcess] = {}
 
     def __enter__(self) -> Self:
-        for result in self._results:
-            with self._noting_failure(result):
-                self._load(result)
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes.values():
             process.end()
+
+    def load(self) -> None:
+        """Starts one after the other and warms it up."""
+        for result in self._results:
+            with self._noting_failure(result):
+                self._load(result)
 
     def turns(self, turn: Turn, takes_part: Callable[[Contestant], bool] = lambda _: True) -> None:
         """One turn for each that takes part and is still there."""

@@ -18,7 +18,7 @@ from tests.bench.rivals.results import Plan, Result, median
 from tests.bench.workload import LONG_PROMPT_TOKENS, PROMPT_TOKENS
 
 REFERENCES: Final = ("transformers float32", "Cadenza float32")
-"""Whose answers and likelihoods the others' are held against: the first that ran."""
+"""Float32 contestants by preference: the first that ran is the reference."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,15 +39,20 @@ class Report:
         self._plan = plan
         self._exam = exam
         self._results = results
-        judged = {result.contestant.name: result for result in results if result.answers}
-        self._reference = next((judged[name] for name in REFERENCES if name in judged), None)
+
+    @property
+    def reference(self) -> Result | None:
+        """Whose answers and likelihoods the others' are held against; None before it ran."""
+        judged = {result.contestant.name: result for result in self._results if self._is_judged(result)}
+        return next((judged[name] for name in REFERENCES if name in judged), None)
 
     def quality(self, result: Result) -> Quality:
         """Nothing where the contestant was not judged or there is no reference."""
-        if self._reference is None or not result.answers:
+        reference = self.reference
+        if reference is None or not self._is_judged(result):
             return Quality(None, None)
-        costs = [result.nll[name] - self._reference.nll[name] for name in self._exam.texts]
-        pairs = zip(self._reference.answers, result.answers, strict=True)
+        costs = [result.nll[name] - reference.nll[name] for name in self._exam.texts]
+        pairs = zip(reference.answers, result.answers, strict=True)
         same = sum(same_answer(expected, found, [self._exam.end_token]) for expected, found in pairs)
         return Quality(statistics.mean(costs), same)
 
@@ -90,7 +95,7 @@ class Report:
                 "answer_tokens": ANSWER_TOKENS,
                 **dataclasses.asdict(self._plan),
             },
-            "reference": self._reference.contestant.name if self._reference else None,
+            "reference": self.reference.contestant.name if self.reference else None,
             "comparisons": [
                 dataclasses.asdict(one) | {"division": one.division.value} for one in self.comparisons()
             ],
@@ -119,6 +124,9 @@ class Report:
         """Those that anyone of the division was measured with."""
         measured = {count for result in self._of(division) for count in result.throughput}
         return [count for count in self._plan.concurrency if count in measured]
+
+    def _is_judged(self, result: Result) -> bool:
+        return len(result.answers) == len(self._exam.chats)
 
     def _of(self, division: Division) -> Sequence[Result]:
         return [result for result in self._results if result.contestant.division is division]
