@@ -25,9 +25,9 @@ Turn = Callable[[EngineProcess, Result], None]
 
 
 class Arena:
-    """Loads contestants, lets one after the other have its turn while all others are halted, and ends all when it is left.
+    """Loads contestants and lets one after the other have its turn while all others are halted.
 
-    One that fails is noted with its reason and leaves; the others go on.
+    Leaving it ends them all. One that fails is noted with its reason and leaves; the others go on.
     """
 
     def __init__(self, results: Sequence[Result], measurement: Measurement) -> None:
