@@ -155,14 +155,14 @@ def _drawn(request: Request, temperature: float) -> Request:
 def _table(rounds: int, drafts: int) -> Table:
     title = f"{processor()}, {len(os.sched_getaffinity(0))} cores; SmolLM2-135M int8, up to {drafts} drafts"
     table = Table(title=f"{title}, {rounds} rounds, seed {SEED}")
-    table.add_column("prompts")
-    for column in ("temperature", "streams", "without", "with", "with / without", "drafted a token", "right"):
+    table.add_column("prompts", no_wrap=True)
+    for column in ("temp.", "streams", "without", "with", "ratio", "least - most", "drafts", "right"):
         table.add_column(column, justify="right")
     return table
 
 
 def _figures(rounds: Sequence[Sequence[Outcome]]) -> list[str]:
-    """A row's cells: tokens/s without and with, their ratio, drafts per token, and how many were right."""
+    """A row's cells: tokens/s without drafts and with, their ratio, drafts per token, how many were right."""
     plain = statistics.median(without.tokens_per_second for without, _ in rounds)
     fast = statistics.median(drafted.tokens_per_second for _, drafted in rounds)
     ratios = [drafted.tokens_per_second / without.tokens_per_second for without, drafted in rounds]
@@ -171,7 +171,8 @@ def _figures(rounds: Sequence[Sequence[Outcome]]) -> list[str]:
     return [
         f"{plain:.0f}",
         f"{fast:.0f}",
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+        f"{statistics.median(ratios):.2f}",
+        f"{min(ratios):.2f} - {max(ratios):.2f}",
         f"{last.drafted / tokens:.2f}",
         f"{100 * last.accepted / max(1, last.drafted):.0f} %",
     ]
