@@ -1,7 +1,7 @@
 """How many lanes a CPU runner has where --lanes does not say.
 
     cores = physical cores, of the NUMA node that has the most of them; at most the CPU quota, whole CPUs
-    lanes = cores, less one where there are 8 or more; at most as many as have enough to do (below)
+    lanes = cores, less one where there are 8 or more; at most as many as have work in the runner's steps
 
 One node, because lanes meet in every layer and read the same weights: across nodes both would wait for the
 interconnect. Physical cores, because one lane's vector instructions fill a core. The numbers follow from
@@ -25,7 +25,7 @@ one lane less loses 1 / n, which is less from n = 7 on.
 
 
 def choose_lanes(topology: Topology, most: int) -> int:
-    """The rule above. `most` is how many lanes the runner's largest step keeps busy."""
+    """The rule above. `most` is how many lanes have work: one of the functions below."""
     cores = int(min(max(topology.node_cores), topology.cpu_quota))
     spare = 1 if cores >= _LEAST_CORES_WITH_ONE_SPARE else 0
     return max(1, min(cores - spare, most))
@@ -37,5 +37,5 @@ def most_lanes_by_rows(max_step_tokens: int) -> int:
 
 
 def most_lanes_of_a_team(hidden_size: int, panel: int) -> int:
-    """For a runner whose lanes share every matrix out by panels of so many outputs: the smallest has so many."""
+    """For a runner whose lanes share every matrix by panels of so many outputs: panels of the smallest."""
     return -(-hidden_size // panel)

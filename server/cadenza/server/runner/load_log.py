@@ -12,15 +12,21 @@ from cadenza.server.runner.topology import Topology
 _log = structlog.get_logger(__name__)
 
 
-def log_lanes(lanes: int, topology: Topology, *, chosen: bool) -> None:
-    """`chosen`: --lanes said how many. Warns where another server could use what this one does not."""
+def log_lanes(model: str, runner: str, lanes: int, topology: Topology, *, asked: bool) -> None:
+    """`runner` as --runner says it; `asked`: --lanes said how many, else the rule."""
     _log.info(
         "lanes",
+        model=model,
+        runner=runner,
         lanes=lanes,
-        chosen_by="--lanes" if chosen else "rule",
+        chosen_by="--lanes" if asked else "rule",
         cores_by_numa_node=topology.node_cores,
         cpu_quota=None if math.isinf(topology.cpu_quota) else topology.cpu_quota,
     )
+
+
+def warn_of_unused_nodes(topology: Topology) -> None:
+    """Warns where another server could use cores that this one does not."""
     if len(topology.node_cores) > 1:
         _log.warning(
             "numa_nodes_not_used_well",

@@ -11,8 +11,7 @@ from cadenza.server.errors import StartupError
 from cadenza.server.repository import Artifact
 from cadenza.server.runner.base import Runner, RunnerError
 from cadenza.server.runner.devices import Backend, choose_devices
-from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
-from cadenza.server.runner.load_log import log_lanes, logged_memory
+from cadenza.server.runner.load_log import log_lanes, logged_memory, warn_of_unused_nodes
 from cadenza.server.runner.memory import available_bytes
 from cadenza.server.runner.topology import read_topology
 
@@ -58,12 +57,11 @@ class CpuLoader:
         self._choice: Literal["auto", "native", "litert"] = (
             "auto" if settings.runner == "tensorflow" else settings.runner
         )
-        topology = read_topology()
-        lanes = settings.lanes or choose_lanes(topology, most_lanes_by_rows(settings.max_step_tokens))
-        log_lanes(lanes, topology, chosen=settings.lanes > 0)
+        self._topology = read_topology()
+        warn_of_unused_nodes(self._topology)
         self._options = LiteRTOptions(
             cache_dir=settings.cache_dir,
-            lanes=lanes,
+            lanes=settings.lanes,
             kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
             max_step_tokens=settings.max_step_tokens,
             max_sequences=settings.max_sequences,
@@ -83,6 +81,8 @@ class CpuLoader:
             raise StartupError(
                 f"model {artifact.name} in {artifact.cpu_dir} does not load: {error}"
             ) from error
+        lanes, asked = len(runner.lane_seconds), self._options.lanes > 0
+        log_lanes(artifact.name, runner.name, lanes, self._topology, asked=asked)
         return [runner]
 
     def required_bytes(self, artifact: Artifact) -> int:

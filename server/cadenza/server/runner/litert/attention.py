@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, njit, types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 from cadenza.server.runner.litert.mathematics import exp32
-from cadenza.server.runner.litert.native import bits_of_float
+from cadenza.server.runner.litert.native import bits_of_float, pointer
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _MASKED = np.float32(-1e30)
 _FAST = {"fastmath": {"reassoc", "contract", "nsz", "nnan"}, "error_model": "numpy"}
 
-# A tile keeps _TILE x _TILE vector accumulators in registers: 16 of the 32 that AVX-512 has.
+# A tile keeps vector accumulators in registers, of which AVX-512 has 32: so many, of _TILE loaded vectors.
+_ACCUMULATORS = 24
 _TILE = 4
 
 
@@ -73,8 +74,8 @@ class _Vectors:
         self.builder.store(self.builder.call(fma, [a, b, self.builder.load(slot)]), slot)
 
 
-def _tiles(count: int) -> list[range]:
-    return [range(start, min(start + _TILE, count)) for start in range(0, count, _TILE)]
+def _tiles(count: int, size: int = _TILE) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _literals(*literal_types) -> list[Any]:
@@ -85,52 +86,59 @@ def _literals(*literal_types) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def _block_scores(typing_context, query, keys, scores, head_dim, block, group, bf16):
-    """scores[g, t] = query[g] . keys[:, t] for the `group` query heads of one KV head and a whole block."""
-    d_size, t_size, g_size, narrow = _literals(head_dim, block, group, bf16)
+def _block_scores(typing_context, query, stride, keys, scores, head_dim, block, group, rows, bf16):
+    """scores[i, t] = q[i] . keys[:, t] over a whole block, for i = r * group + g.
+
+    q[i] is query head g of the `group` of one KV head, of row r: stride bytes behind row r - 1's.
+    """
+    d_size, t_size, g_size, r_size, narrow = _literals(head_dim, block, group, rows, bf16)
     width = math.gcd(16, t_size)
     row = t_size * (2 if narrow else 4)
 
     def codegen(context, builder, signature, args):
         vectors = _Vectors(builder, width)
-        for gs in _tiles(g_size):
-            for ts in _tiles(t_size // width):
-                slots = {(g, t): cgutils.alloca_once_value(builder, vectors.zero()) for g in gs for t in ts}
+        queries = _vectors_of(builder, args[0], args[1], r_size, g_size, d_size)
+        t_tiles = _tiles(t_size // width)
+        for qs in _tiles(r_size * g_size, _ACCUMULATORS // len(t_tiles[0])):
+            for ts in t_tiles:
+                slots = {(q, t): cgutils.alloca_once(builder, vectors.type) for q in qs for t in ts}
                 for slot in slots.values():
                     builder.store(vectors.zero(), slot)
                 with cgutils.for_range(builder, _I64(d_size)) as loop:
                     key_row = builder.mul(loop.index, _I64(row))
                     tile = [
-                        vectors.load(args[1], builder.add(key_row, _I64(t * row * width // t_size)), narrow)
+                        vectors.load(args[2], builder.add(key_row, _I64(t * row * width // t_size)), narrow)
                         for t in ts
                     ]
                     element = builder.mul(loop.index, _I64(4))
-                    for g in gs:
-                        q = vectors.splat(args[0], builder.add(element, _I64(4 * g * d_size)))
+                    for q in qs:
+                        number = vectors.splat(queries[q], element)
                         for t, k in zip(ts, tile, strict=True):
-                            vectors.accumulate(q, k, slots[g, t])
-                for (g, t), slot in slots.items():
-                    vectors.store(builder.load(slot), args[2], 4 * (g * t_size + t * width))
+                            vectors.accumulate(number, k, slots[q, t])
+                for (q, t), slot in slots.items():
+                    vectors.store(builder.load(slot), args[3], 4 * (q * t_size + t * width))
         return context.get_dummy_value()
 
-    addresses = [types.int64] * 3
-    return types.void(*addresses, head_dim, block, group, bf16), codegen
+    addresses = [types.int64] * 4
+    return types.void(*addresses, head_dim, block, group, rows, bf16), codegen
 
 
 @intrinsic(prefer_literal=True)
-def _block_values(typing_context, weights, values, count, out, head_dim, block, group, bf16):
-    """out[g] += sum over the block's first `count` tokens t of weights[g, t] * values[t]."""
-    d_size, t_size, g_size, narrow = _literals(head_dim, block, group, bf16)
+def _block_values(typing_context, weights, values, count, out, stride, head_dim, block, group, rows, bf16):
+    """out[i] += sum over the block's first `count` tokens t of weights[i, t] * values[t], i as above."""
+    d_size, t_size, g_size, r_size, narrow = _literals(head_dim, block, group, rows, bf16)
     width = math.gcd(16, d_size)
     row = d_size * (2 if narrow else 4)
 
     def codegen(context, builder, signature, args):
         vectors = _Vectors(builder, width)
-        for gs in _tiles(g_size):
-            for ds in _tiles(d_size // width):
-                slots = {(g, d): cgutils.alloca_once(builder, vectors.type) for g in gs for d in ds}
-                for (g, d), slot in slots.items():
-                    builder.store(vectors.load(args[3], 4 * (g * d_size + d * width)), slot)
+        outs = _vectors_of(builder, args[3], args[4], r_size, g_size, d_size)
+        d_tiles = _tiles(d_size // width)
+        for qs in _tiles(r_size * g_size, _ACCUMULATORS // len(d_tiles[0])):
+            for ds in d_tiles:
+                slots = {(q, d): cgutils.alloca_once(builder, vectors.type) for q in qs for d in ds}
+                for (q, d), slot in slots.items():
+                    builder.store(vectors.load(outs[q], 4 * d * width), slot)
                 with cgutils.for_range(builder, args[2]) as loop:
                     value_row = builder.mul(loop.index, _I64(row))
                     tile = [
@@ -138,16 +146,25 @@ def _block_values(typing_context, weights, values, count, out, head_dim, block, 
                         for d in ds
                     ]
                     element = builder.mul(loop.index, _I64(4))
-                    for g in gs:
-                        weight = vectors.splat(args[0], builder.add(element, _I64(4 * g * t_size)))
+                    for q in qs:
+                        weight = vectors.splat(args[0], builder.add(element, _I64(4 * q * t_size)))
                         for d, v in zip(ds, tile, strict=True):
-                            vectors.accumulate(weight, v, slots[g, d])
-                for (g, d), slot in slots.items():
-                    vectors.store(builder.load(slot), args[3], 4 * (g * d_size + d * width))
+                            vectors.accumulate(weight, v, slots[q, d])
+                for (q, d), slot in slots.items():
+                    vectors.store(builder.load(slot), outs[q], 4 * d * width)
         return context.get_dummy_value()
 
-    integers = [types.int64] * 4
-    return types.void(*integers, head_dim, block, group, bf16), codegen
+    integers = [types.int64] * 5
+    return types.void(*integers, head_dim, block, group, rows, bf16), codegen
+
+
+def _vectors_of(builder, address, stride, rows, group, size):
+    """Addresses of the vectors of `group` heads, each of so many float32, in each of `rows` rows."""
+    return [
+        builder.add(address, builder.add(builder.mul(stride, _I64(r)), _I64(4 * g * size)))
+        for r in range(rows)
+        for g in range(group)
+    ]
 
 
 def attend(head_dim, block, group, kv_heads, bf16, query, keys, values, table, length, scores, out):
@@ -184,33 +201,79 @@ def attend_head(
 def _attend_head(
     head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
 ):
-    d_size, t_size, g_size, h_size, narrow = _literals(head_dim, block, group, kv_heads, bf16)
-    head_bytes = d_size * t_size * (2 if narrow else 4)
+    offset = 4 * group.literal_value * head_dim.literal_value
 
     def implementation(
         head_dim, block, group, kv_heads, bf16, head, query, keys, values, table, length, scores, out
     ):
-        blocks = (length + t_size - 1) // t_size
-        tail = length - (blocks - 1) * t_size
-        base, rows = scores.ctypes.data, 4 * head * g_size * d_size
-        for j in range(blocks):
-            offset = (np.int64(table[j]) * h_size + head) * head_bytes
-            part = base + 4 * j * g_size * t_size
-            _block_scores(query.ctypes.data + rows, keys + offset, part, d_size, t_size, g_size, narrow)
-        for g in range(g_size):
-            for t in range(tail, t_size):
-                scores[blocks - 1, g, t] = _MASKED
-            _softmax(scores, blocks, g, t_size)
-            for d in range(d_size):
-                out[head * g_size + g, d] = np.float32(0.0)
-        for j in range(blocks):
-            offset = (np.int64(table[j]) * h_size + head) * head_bytes
-            part = base + 4 * j * g_size * t_size
-            count = tail if j == blocks - 1 else t_size
-            address = out.ctypes.data + rows
-            _block_values(part, values + offset, count, address, d_size, t_size, g_size, narrow)
+        attend_rows(
+            head_dim, block, group, 1, kv_heads, bf16, head, query.ctypes.data + head * offset, 0, keys,
+            values, table, length, scores.ctypes.data, out.ctypes.data + head * offset, 0,
+        )  # fmt: skip
 
     return implementation
+
+
+def attend_rows(
+    head_dim, block, group, rows, kv_heads, bf16, head, query, query_stride, keys, values, table, length,
+    scores, out, out_stride,
+):  # fmt: skip
+    """Attention of `rows` consecutive tokens of a sequence, by the query heads of KV head `head`.
+
+    query, out: addresses of the first row's heads; strides: bytes from row to row. length: positions that
+    the first row attends to; each row attends to one more than the row before. scores: address of scratch
+    [blocks, rows * group, block]. The first six are compile-time constants. A row's result is the same
+    bits whatever rows are beside it.
+    """
+    raise NotImplementedError("a Numba kernel: called from compiled code only")
+
+
+@overload(attend_rows, prefer_literal=True, jit_options=_FAST)
+def _attend_rows(
+    head_dim, block, group, rows, kv_heads, bf16, head, query, query_stride, keys, values, table, length,
+    scores, out, out_stride,
+):  # fmt: skip
+    d_size, t_size, g_size, r_size, h_size, narrow = _literals(head_dim, block, group, rows, kv_heads, bf16)
+    head_bytes = d_size * t_size * (2 if narrow else 4)
+    part_bytes = 4 * r_size * g_size * t_size
+
+    def implementation(
+        head_dim, block, group, rows, kv_heads, bf16, head, query, query_stride, keys, values, table, length,
+        scores, out, out_stride,
+    ):  # fmt: skip
+        positions = length + r_size - 1
+        blocks = (positions + t_size - 1) // t_size
+        weights = carray(pointer(scores), (blocks, r_size * g_size, t_size), np.float32)
+        for j in range(blocks):
+            offset = (np.int64(table[j]) * h_size + head) * head_bytes
+            _block_scores(
+                query, query_stride, keys + offset, scores + j * part_bytes, d_size, t_size, g_size, r_size,
+                narrow,
+            )  # fmt: skip
+        for r in range(r_size):
+            for g in range(g_size):
+                _hide(weights, r * g_size + g, length + r, blocks, t_size, _MASKED)
+                _softmax(weights, blocks, r * g_size + g, t_size)
+                _hide(weights, r * g_size + g, length + r, blocks, t_size, np.float32(0.0))
+                mixed = carray(pointer(out + r * out_stride + 4 * g * d_size), d_size, np.float32)
+                for d in range(d_size):
+                    mixed[d] = np.float32(0.0)
+        for j in range(blocks):
+            offset = (np.int64(table[j]) * h_size + head) * head_bytes
+            count = min(t_size, positions - j * t_size)
+            _block_values(
+                scores + j * part_bytes, values + offset, count, out, out_stride, d_size, t_size, g_size,
+                r_size, narrow,
+            )  # fmt: skip
+
+    return implementation
+
+
+@njit(error_model="numpy")
+def _hide(scores, i, length, blocks, block, value):
+    """Sets what row i has for positions from `length` to the end of the last block."""
+    for position in range(length, blocks * block):
+        scores[position // block, i, position % block] = value
 
 
 def _softmax(scores, blocks, g, block):

@@ -97,6 +97,13 @@ def _without_owner(context, builder, kind, value):
     return value
 
 
+def emit_fetch(builder, address) -> None:
+    """Brings the cache line of an address into the second-level cache."""
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), _I32(0), _I32(2), _I32(1)])
+
+
 @intrinsic
 def pointer(typing_context, address):
     """An address as what numba.carray takes."""

@@ -7,7 +7,6 @@ rows per lane. Every row is computed alone, so a request's tokens do not depend 
 import dataclasses
 import fcntl
 import hashlib
-import os
 import platform
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from cadenza.server.runner.base import (
     StepBatch,
     StepResult,
 )
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.litert.capi import LiteRT, aligned
 from cadenza.server.runner.litert.hand_over import HandOver
 from cadenza.server.runner.litert.lane import Lane, Semaphores, posix_functions
@@ -41,6 +41,7 @@ from cadenza.server.runner.litert.memory import (
 )
 from cadenza.server.runner.litert.ranges import cut_rows
 from cadenza.server.runner.memory import default_kv_bytes
+from cadenza.server.runner.topology import read_topology
 from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
 
 BLOCK_SIZE = 32
@@ -56,7 +57,7 @@ class LiteRTOptions:
     cache_dir: Path
     """Where packed weights are kept between starts."""
     lanes: int = 0
-    """Threads that compute; 0 is one for each core of this process."""
+    """Threads that compute; 0 is as many as the rule of runner/lanes.py gives."""
     kv_cache_bytes: int = 0
     """0 is what max_sequences of 1,024 tokens take, or one whole context where that is more; at least
     256 MiB, and beyond those at most a quarter of the machine's memory."""
@@ -66,6 +67,9 @@ class LiteRTOptions:
 
 class LiteRTRunner:
     """Implements runner.base.Runner on a CPU."""
+
+    name = "litert"
+    """As --runner says it."""
 
     def __init__(
         self, litert: LiteRT, lanes: list[Lane], model: ModelMemory, kernel: LaneKernel, limits: RunnerLimits
@@ -105,7 +109,8 @@ class LiteRTRunner:
             max_context=min(shape.max_context, num_blocks * BLOCK_SIZE),
         )
         litert = LiteRT()
-        count = options.lanes or len(os.sched_getaffinity(0))
+        most = most_lanes_by_rows(options.max_step_tokens)
+        count = options.lanes or choose_lanes(read_topology(), most)
         names = [*manifest.cpu.segments, manifest.cpu.head]
         caches = _weight_cache_dir(options.cache_dir, cpu_dir)
         lanes = []

@@ -111,7 +111,7 @@ class NativeLane(NamedTuple):
     tile: NDArray[np.float32]
     """[2, MOST_ROWS, PANEL]"""
     scores: NDArray[np.float32]
-    """[blocks, group, block]"""
+    """[blocks, ROWS_TOGETHER * group, block]"""
     raw_logits: NDArray[np.float32]
     """[V] A row's logits before they are altered."""
     order: NDArray[np.int32]

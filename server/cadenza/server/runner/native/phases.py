@@ -9,7 +9,7 @@ from typing import NamedTuple
 from numba import njit
 from numba.extending import overload
 
-from cadenza.server.runner.litert.attention import attend_head, rotate_and_store
+from cadenza.server.runner.litert.attention import attend_rows, rotate_and_store
 from cadenza.server.runner.litert.native import atomic_add
 from cadenza.server.runner.native.memory import LANES, PHASE, ROW_BEGIN, ROWS
 from cadenza.server.runner.native.products import (
@@ -30,6 +30,8 @@ from cadenza.server.runner.native.products import (
 from cadenza.server.runner.native.rows import normalise
 from cadenza.server.runner.native.tiles import TILE_BYTES
 
+ROWS_TOGETHER = 4
+"""Rows of a sequence whose attention is computed at once, so that keys and values are read once for them."""
 _PIECES = 4
 """Pieces of a phase for each lane, where there is so much work."""
 
@@ -48,6 +50,12 @@ def work_of(team, lane, items):
     """The work of the phase that begins. Pieces are as long as may be: memory is read fastest in one go."""
     claimed = team.claims.ctypes.data + 64 * (1 + lane.control[PHASE])
     return Work(claimed, items, max(1, items // (_PIECES * lane.control[LANES])))
+
+
+@njit
+def one_by_one(work):
+    """The same work in pieces of one item, where an item takes long."""
+    return Work(work.claimed, work.items, 1)
 
 
 @njit
@@ -202,18 +210,55 @@ def attend(head_dim, block, group, kv_heads, bf16, model, step, team, lane, laye
 @overload(attend, prefer_literal=True)
 def _attend_kernel(head_dim, block, group, kv_heads, bf16, model, step, team, lane, layer):
     def implementation(head_dim, block, group, kv_heads, bf16, model, step, team, lane, layer):
-        keys, values = model.keys[layer].ctypes.data, model.values[layer].ctypes.data
-        first = lane.control[ROW_BEGIN]
-        work = work_of(team, lane, lane.control[ROWS] * kv_heads)
+        first, rows = lane.control[ROW_BEGIN], lane.control[ROWS]
+        at_once = ROWS_TOGETHER if lane.control[LANES] == 1 else 1
+        work = one_by_one(work_of(team, lane, (rows + at_once - 1) // at_once * kv_heads))
         begin, end = claim(work)
         while begin < end:
             for item in range(begin, end):
-                row = item // kv_heads
-                attend_head(
-                    head_dim, block, group, kv_heads, bf16, item % kv_heads, team.query[row], keys, values,
-                    step.tables[step.slice_of_row[first + row]], step.positions[first + row] + 1,
-                    lane.scores, team.mixed[row],
-                )  # fmt: skip
+                head, row = item % kv_heads, item // kv_heads * at_once
+                last = min(row + at_once, rows) - 1
+                if last - row == ROWS_TOGETHER - 1 and (
+                    step.slice_of_row[first + row] == step.slice_of_row[first + last]
+                ):
+                    _attend_head(
+                        head_dim, block, group, ROWS_TOGETHER, kv_heads, bf16, model, step, team, lane, layer,
+                        head, row, first,
+                    )  # fmt: skip
+                    continue
+                for alone in range(row, last + 1):
+                    _attend_head(
+                        head_dim, block, group, 1, kv_heads, bf16, model, step, team, lane, layer, head,
+                        alone, first,
+                    )  # fmt: skip
             begin, end = claim(work)
+
+    return implementation
+
+
+def _attend_head(
+    head_dim, block, group, rows, kv_heads, bf16, model, step, team, lane, layer, head, row, first
+):
+    """One KV head of `rows` rows of a sequence from `row` on. The first six are compile-time constants."""
+    raise NotImplementedError("a Numba kernel: called from compiled code only")
+
+
+@overload(_attend_head, prefer_literal=True)
+def _attend_head_kernel(
+    head_dim, block, group, rows, kv_heads, bf16, model, step, team, lane, layer, head, row, first
+):
+    def implementation(
+        head_dim, block, group, rows, kv_heads, bf16, model, step, team, lane, layer, head, row, first
+    ):
+        query_stride, out_stride = team.query.strides[0], team.mixed.strides[0]
+        column = 4 * head * group * head_dim
+        attend_rows(
+            head_dim, block, group, rows, kv_heads, bf16, head,
+            team.query.ctypes.data + row * query_stride + column, query_stride,
+            model.keys.ctypes.data + layer * model.keys.strides[0],
+            model.values.ctypes.data + layer * model.values.strides[0],
+            step.tables[step.slice_of_row[first + row]], step.positions[first + row] + 1,
+            lane.scores.ctypes.data, team.mixed.ctypes.data + row * out_stride + column, out_stride,
+        )  # fmt: skip
 
     return implementation

@@ -5,7 +5,6 @@ program.
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from cadenza.server.engine.request import GREEDY
 from cadenza.server.runner.base import BlockCopy, RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_of_a_team
 from cadenza.server.runner.litert.capi import aligned
 from cadenza.server.runner.litert.hand_over import HandOver
 from cadenza.server.runner.litert.lane import Semaphores, posix_functions
@@ -29,10 +29,12 @@ from cadenza.server.runner.native.memory import (
     NativeModel,
     TeamMemory,
 )
+from cadenza.server.runner.native.phases import ROWS_TOGETHER
 from cadenza.server.runner.native.rows import GELU, GELU_TANH, SILU
 from cadenza.server.runner.native.step_kernel import StepKernel, num_phases, step_kernel
 from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL, has_float_products, has_int8_products
 from cadenza.server.runner.native.weights import Layers, padded
+from cadenza.server.runner.topology import read_topology
 from cadenza.v1.manifest_pb2 import (
     ACTIVATION_GELU,
     ACTIVATION_GELU_TANH,
@@ -57,6 +59,9 @@ def obstacle(manifest: ModelManifest) -> str | None:
 
 class NativeRunner:
     """Implements runner.base.Runner on a CPU."""
+
+    name = "native"
+    """As --runner says it."""
 
     def __init__(
         self, model: NativeModel, kernel: StepKernel, limits: RunnerLimits, *, heads: int, lanes: int
@@ -106,7 +111,8 @@ class NativeRunner:
             options.cache_dir, shape.num_layers, shape.head_dim, BLOCK_SIZE, group, shape.num_kv_heads, narrow
         )
         model = _native_model(Layers(cpu_dir, manifest), memory, manifest)
-        lanes = options.lanes or len(os.sched_getaffinity(0))
+        most = most_lanes_of_a_team(shape.hidden_size, PANEL)
+        lanes = options.lanes or choose_lanes(read_topology(), most)
         return cls(model, kernel, limits, heads=shape.num_heads, lanes=lanes)
 
     @property
@@ -249,7 +255,7 @@ def _lane(blocks: int, group: int, block: int, vocabulary: int) -> NativeLane:
     return NativeLane(
         control=np.zeros(8, np.int64),
         tile=aligned((2, MOST_ROWS, PANEL)),
-        scores=aligned((blocks, group, block)),
+        scores=aligned((blocks, ROWS_TOGETHER * group, block)),
         raw_logits=np.zeros(vocabulary, np.float32),
         order=np.zeros(vocabulary, np.int32),
         counts=np.zeros(vocabulary, np.int32),

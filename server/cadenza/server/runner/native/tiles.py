@@ -11,6 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cadenza.server.runner.litert.native import emit_fetch
+
 PANEL = 32
 """Output columns of a panel."""
 MOST_ROWS = 12
@@ -107,7 +109,7 @@ def _emit(builder, narrow, number, first, stride, panel, steps, out):
         weights = [_load(builder, at, 64 * v, vector) for v in range(_VECTORS)]
         if number > _FEW_ROWS:
             for v in range(_VECTORS):
-                _prefetch(builder, builder.add(at, _I64(_AHEAD + 64 * v)))
+                emit_fetch(builder, builder.add(at, _I64(_AHEAD + 64 * v)))
         column = builder.add(first, builder.mul(loop.index, _I64(4)))
         for r in range(number):
             address = builder.add(column, builder.mul(stride, _I64(r)))
@@ -124,16 +126,6 @@ def _load(builder, address, offset, vector):
     value = builder.load(builder.inttoptr(builder.add(address, _I64(offset)), vector.as_pointer()))
     value.align = 4
     return value
-
-
-def _prefetch(builder, address):
-    """Into the second-level cache; an address that is no one's does no harm."""
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32]),
-        "llvm.prefetch.p0",
-    )
-    builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), _I32(0), _I32(2), _I32(1)])
 
 
 def _splat(builder, scalar, vector):
