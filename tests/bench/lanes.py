@@ -172,16 +172,16 @@ def measure_times() -> LaneTimes:
         steps,
         {threads: read_bandwidth(threads) for threads in (1, 2)},
         Theory.of(read_manifest("int8")).weight_bytes,
-        by_panels=False,
+        native=False,
         machine=f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         model="SmolLM2-135M int8",
     )
 
 
 def _calibration_traces() -> list[list[TraceRequest]]:
-    """4 to 64 streams at once, and long contexts."""
-    together = [[TraceRequest(0.0, 64, 24)] * count for count in (4, 8, 16, 32, 64)]
-    contexts = [[TraceRequest(0.0, 1200, 16)] * count for count in (2, 4)]
+    """8 to 64 streams at once, and long contexts."""
+    together = [[TraceRequest(0.0, 64, 24)] * count for count in (8, 16, 24, 32, 48, 64)]
+    contexts = [[TraceRequest(0.0, 500, 16)] * count for count in (16, 24)]
     return together + contexts
 
 

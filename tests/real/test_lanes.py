@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -99,11 +100,13 @@ def test_eight_lanes_give_the_tokens_and_log_probabilities_of_one_bit_for_bit(
     assert ((many_lanes.lane_seconds - used).sum(axis=1) > 0).all(), "a lane had no work"
 
 
-@pytest.mark.parametrize("asked", [0, 3])
+@pytest.mark.parametrize(("runner_flag", "asked"), [("litert", 0), ("litert", 3), ("auto", 3)])
 def test_a_server_has_the_lanes_that_are_asked_for_and_else_those_of_the_rule(
-    real_int8: Path, asked: int
+    real_int8: Path, runner_flag: Literal["litert", "auto"], asked: int
 ) -> None:
-    settings = Settings(model=("m=unused",), lanes=asked, cache_dir=CACHE, kv_cache_gib=0.06)
+    settings = Settings(
+        model=("m=unused",), runner=runner_flag, lanes=asked, cache_dir=CACHE, kv_cache_gib=0.06
+    )
     artifact = Artifact("m", 1, real_int8, read_manifest("int8"), chat_template=None)
     with capture_logs() as log:
         (runner,) = CpuLoader(settings).load(artifact)
@@ -111,7 +114,8 @@ def test_a_server_has_the_lanes_that_are_asked_for_and_else_those_of_the_rule(
     lanes = len(runner.lane_seconds)
     runner.close()
     assert lanes == (asked or choose_lanes(read_topology(), most_lanes_by_rows(settings.max_step_tokens)))
-    assert [line["lanes"] for line in log if line["event"] == "lanes"] == [lanes]
+    (line,) = (line for line in log if line["event"] == "lanes")
+    assert (line["model"], line["runner"], line["lanes"]) == ("m", runner.name, lanes)
+    assert line["chosen_by"] == ("--lanes" if asked else "rule")
     (memory,) = (line for line in log if line["event"] == "model_memory")
-    assert memory["model"] == "m"
-    assert memory["most_kv_cache_bytes"] == int(0.06 * 2**30)
+    assert (memory["model"], memory["most_kv_cache_bytes"]) == ("m", int(0.06 * 2**30))

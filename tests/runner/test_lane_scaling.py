@@ -21,7 +21,7 @@ from tests.bench.simulation.lane_cost import LaneCost, LaneTimes, fit_lanes
 MADE = LaneTimes(
     machine="none",
     model="none",
-    by_panels=False,
+    native=False,
     weight_bytes=100_000_000,
     core_bandwidth=25e9,
     node_bandwidth=40e9,
@@ -33,7 +33,7 @@ MADE = LaneTimes(
 )
 SHAPES = [
     StepShape(decode, prefill, 60 * (decode + prefill) + 900 * (decode % 3))
-    for decode in (4, 8, 16, 32)
+    for decode in (8, 16, 32, 64)
     for prefill in (0, 16, 100)
 ]
 
@@ -94,8 +94,8 @@ def test_few_rows_are_not_spread_over_more_lanes_than_the_runner_would() -> None
         assert many.seconds(StepShape(rows, 0, 0)) == two.seconds(StepShape(rows, 0, 0))
 
 
-def test_lanes_that_share_panels_read_the_weights_once_and_have_equal_shares_of_every_row() -> None:
-    times = dataclasses.replace(MADE, by_panels=True)
+def test_a_team_reads_the_weights_once_and_every_lane_has_an_equal_share_of_every_row() -> None:
+    times = dataclasses.replace(MADE, native=True)
     one, three = (LaneCost(times, lanes, node_bandwidth=40e9) for lanes in (1, 3))
     serial = 0.5e-3 + 7 * 0.02e-3
     assert one.seconds(StepShape(7, 0, 0)) == pytest.approx(serial + 4e-3 + 7 * 0.6e-3)
@@ -103,9 +103,18 @@ def test_lanes_that_share_panels_read_the_weights_once_and_have_equal_shares_of_
     assert three.seconds(StepShape(7, 0, 0)) == pytest.approx(serial + 2.5e-3 + 7 * 0.6e-3 / 3)
 
 
-@pytest.mark.parametrize("by_panels", [False, True], ids=["by rows", "by panels"])
-def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps(by_panels: bool) -> None:
-    times = dataclasses.replace(MADE, by_panels=by_panels)
+def test_with_many_rows_a_team_does_what_lanes_with_rows_of_their_own_do() -> None:
+    native, cut = (
+        LaneCost(dataclasses.replace(MADE, native=is_native), 4, 40e9) for is_native in (True, False)
+    )
+    few, many = StepShape(31, 0, 900), StepShape(32, 0, 900)
+    assert native.seconds(many) == cut.seconds(many)
+    assert native.seconds(few) < cut.seconds(few)
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["LiteRT", "native"])
+def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps(native: bool) -> None:
+    times = dataclasses.replace(MADE, native=native)
     steps = {
         lanes: [(shape, LaneCost(times, lanes, 40e9).seconds(shape)) for shape in SHAPES] for lanes in (1, 2)
     }
@@ -113,7 +122,7 @@ def test_a_fit_of_one_and_two_lanes_finds_the_times_that_made_their_steps(by_pan
         steps,
         {1: 25e9, 2: 40e9},
         MADE.weight_bytes,
-        by_panels=by_panels,
+        native=native,
         machine="none",
         model="none",
     )

@@ -6,21 +6,23 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from cadenza.server.runner.load_log import log_lanes, logged_memory
+from cadenza.server.runner.load_log import log_lanes, logged_memory, warn_of_unused_nodes
 from cadenza.server.runner.memory import ProcessMemory, process_memory
 from cadenza.server.runner.topology import Topology
 
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize(("chosen", "by"), [(False, "rule"), (True, "--lanes")])
-def test_the_log_says_how_many_lanes_there_are_and_why(chosen: bool, by: str) -> None:
+@pytest.mark.parametrize(("asked", "by"), [(False, "rule"), (True, "--lanes")])
+def test_the_log_says_how_many_lanes_there_are_and_why(asked: bool, by: str) -> None:
     with capture_logs() as log:
-        log_lanes(7, Topology((8,), cpu_quota=9.5), chosen=chosen)
+        log_lanes("m", "native", 7, Topology((8,), cpu_quota=9.5), asked=asked)
     assert log == [
         {
             "event": "lanes",
             "log_level": "info",
+            "model": "m",
+            "runner": "native",
             "lanes": 7,
             "chosen_by": by,
             "cores_by_numa_node": (8,),
@@ -31,18 +33,16 @@ def test_the_log_says_how_many_lanes_there_are_and_why(chosen: bool, by: str) ->
 
 def test_a_machine_without_a_quota_has_none_in_the_log() -> None:
     with capture_logs() as log:
-        log_lanes(2, Topology((2,)), chosen=False)
+        log_lanes("m", "litert", 2, Topology((2,)), asked=False)
     assert log[0]["cpu_quota"] is None
 
 
 def test_a_machine_of_several_nodes_is_warned_about_with_what_to_do() -> None:
     with capture_logs() as log:
-        log_lanes(47, Topology((48, 48)), chosen=False)
-    assert [(line["event"], line["log_level"]) for line in log] == [
-        ("lanes", "info"),
-        ("numa_nodes_not_used_well", "warning"),
-    ]
-    assert "numactl --cpunodebind=N" in log[1]["advice"]
+        warn_of_unused_nodes(Topology((48,)))
+        warn_of_unused_nodes(Topology((48, 48)))
+    assert [(line["event"], line["log_level"]) for line in log] == [("numa_nodes_not_used_well", "warning")]
+    assert "numactl --cpunodebind=N" in log[0]["advice"]
 
 
 def test_memory_that_a_load_touches_is_its_own_and_what_it_maps_is_mapped(tmp_path: Path) -> None:

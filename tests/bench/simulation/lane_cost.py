@@ -3,14 +3,16 @@
     seconds = serial + serial_row * R + weights / read + (row times of D and P, position time of C) * share
 
 R rows (D decode, P prefill) attend to C positions. The serial times are Python's, in the engine's thread:
-more lanes do not make them shorter. The rest depends on how a runner shares a step out:
+more lanes do not make them shorter. The rest depends on how the runner shares the step out:
 
-- by rows: min(lanes, R // 2) lanes have work, or one; share is the busiest one's, ceil(R / lanes) / R. Each
-  reads all weights; read is what one gets of the memory: what a core can read, or the node's bandwidth by the
-  lanes. That lanes which share a cache read together once is left out: many lanes are estimated too slow.
-- by panels: all lanes work on all rows, share is 1 / lanes, and every weight is read once: read is what the
-  lanes read together. That lanes wait for each other, and that a product may have fewer panels than there are
-  lanes, is left out: many lanes are estimated too fast.
+- by rows, as the LiteRT runner always does: min(lanes, R // 2) lanes have work, or one; share is the busiest
+  one's, ceil(R / lanes) / R. Each reads all weights; read is what one gets of the memory: what a core can
+  read, or the node's bandwidth by the lanes. That lanes which share a cache read together once is left out,
+  so many lanes are estimated too slow.
+- as a team, as the native runner does where a lane would have fewer than 8 rows: all lanes work on all rows,
+  share is 1 / lanes, and every weight is read once: read is what all lanes read together. That lanes meet
+  after every product, and that a product may have few panels to share, is left out, so many lanes are
+  estimated too fast.
 """
 
 import dataclasses
@@ -23,7 +25,9 @@ from tests.bench.fitting import fit_terms
 from tests.bench.simulation.cost import StepShape
 
 ROWS_WORTH_A_LANE = 2
-"""The runner gives a lane at least so many rows."""
+"""The LiteRT runner gives a lane at least so many rows."""
+ROWS_FOR_ONE = 8
+"""With fewer for each lane the native runner's lanes work as a team."""
 _FAR_OFF = 2.0
 """A step that took so many times its estimate was interrupted by other work on the machine."""
 
@@ -34,8 +38,8 @@ class LaneTimes:
 
     machine: str
     model: str
-    by_panels: bool
-    """How the measured runner shares a step out; else by rows."""
+    native: bool
+    """Whether the native runner was measured; else the LiteRT runner."""
     weight_bytes: int
     """Of the model: what is read in a step."""
     core_bandwidth: float
@@ -71,17 +75,16 @@ class LaneCost:
     def seconds(self, shape: StepShape) -> float:
         """The module's formula."""
         times, rows = self.times, shape.decode_rows + shape.prefill_rows
-        used, share = self.lanes, 1 / self.lanes
-        if not times.by_panels:
-            used = max(1, min(self.lanes, rows // ROWS_WORTH_A_LANE))
-            share = -(-rows // used) / rows
+        as_team = times.native and rows < ROWS_FOR_ONE * self.lanes
+        used = self.lanes if times.native else max(1, min(self.lanes, rows // ROWS_WORTH_A_LANE))
+        share = 1 / used if as_team else -(-rows // used) / rows
         work = (
             times.decode_row * shape.decode_rows
             + times.prefill_row * shape.prefill_rows
             + times.position * shape.positions
         )
         bandwidth = _lane_bandwidth(times.core_bandwidth, self.node_bandwidth, used)
-        own_weights = times.weight_bytes * (1 / used if times.by_panels else 1)
+        own_weights = times.weight_bytes * (1 / used if as_team else 1)
         return times.serial + times.serial_row * rows + own_weights / bandwidth + work * share
 
 
@@ -99,7 +102,7 @@ def fit_lanes(
     bandwidths: Mapping[int, float],
     weight_bytes: int,
     *,
-    by_panels: bool,
+    native: bool,
     machine: str,
     model: str,
 ) -> LaneTimes:
@@ -110,12 +113,11 @@ def fit_lanes(
     """
     one, two = (_coefficients(steps[lanes], lanes) for lanes in (1, 2))
     decode_row, prefill_row, position = (2 * (one[i] - two[i]) for i in (1, 2, 3))
-    both_read = weight_bytes * (1 if by_panels else 2) / bandwidths[2]
-    left = (one[0] - weight_bytes / bandwidths[1], two[0] - both_read)
+    left = (one[0] - weight_bytes / bandwidths[1], two[0] - 2 * weight_bytes / bandwidths[2])
     return LaneTimes(
         machine=machine,
         model=model,
-        by_panels=by_panels,
+        native=native,
         weight_bytes=weight_bytes,
         core_bandwidth=bandwidths[1],
         node_bandwidth=bandwidths[2],
@@ -128,8 +130,8 @@ def fit_lanes(
 
 
 def _coefficients(steps: Steps, lanes: int) -> list[float]:
-    """Of 1, D, P and C, over steps in which all lanes have work and that nothing interrupted."""
-    pairs = [(s, t) for s, t in steps if s.decode_rows + s.prefill_rows >= ROWS_WORTH_A_LANE * lanes]
+    """Of 1, D, P and C, over steps that any runner shares out by rows and that nothing interrupted."""
+    pairs = [(s, t) for s, t in steps if s.decode_rows + s.prefill_rows >= ROWS_FOR_ONE * lanes]
     features = np.array([(1, s.decode_rows, s.prefill_rows, s.positions) for s, _ in pairs], np.float64)
     seconds = np.array([taken for _, taken in pairs])
     kept = seconds < _FAR_OFF * (features @ fit_terms(features, seconds))
