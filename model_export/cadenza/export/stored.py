@@ -52,12 +52,14 @@ class LayerIndex:
                 gain = getattr(layer, _NORM_BEFORE[name]).weight if name in _NORM_BEFORE else None
                 remaining[f"layer_{index:03d}_{name}"] = affine.weight, gain
                 self._add_bias(f"layer_{index:03d}_{name}", affine)
+        folded: dict[str, FloatArray] = {}
         for file in files:
-            found, folded = _Constants(file).find(remaining)
+            found, names = _Constants(file).find(remaining)
             self._matrices += found
+            folded.update((name, remaining[name][0]) for name in names)
             for matrix in found:
                 del remaining[matrix.name]
-            self._fold(index, folded)
+        self._fold(index, folded)
         if remaining:
             raise ArtifactError(f"the converter has changed the matrices {', '.join(sorted(remaining))}")
 
@@ -74,11 +76,19 @@ class LayerIndex:
             parallel_residual=config.parallel_residual,
         )
 
-    def _fold(self, index: int, names: Iterable[str]) -> None:
-        """The gains that the converter has multiplied into these matrices are ones from here on."""
-        for name in names:
+    def _fold(self, index: int, matrices: Mapping[str, FloatArray]) -> None:
+        """The converter has multiplied norms' gains into these matrices: W (g x + b) = (W g) x + W b."""
+        norms = set()
+        for name, matrix in matrices.items():
             norm = f"layer_{index:03d}_{_NORM_BEFORE[name.removeprefix(f'layer_{index:03d}_')]}"
+            norms.add(norm)
+            shift = self._vectors.get(f"{norm}_bias")
+            if shift is not None:
+                bias = self._vectors.get(f"{name}_bias", np.zeros(len(matrix), np.float32))
+                self._vectors[f"{name}_bias"] = (bias + matrix.astype(np.float64) @ shift).astype(np.float32)
+        for norm in norms:
             self._vectors[norm] = np.ones_like(self._vectors[norm])
+            self._vectors.pop(f"{norm}_bias", None)
 
     def _add_vectors(self, name: str, affine: Affine[FloatArray] | None) -> None:
         if affine is not None:
