@@ -31,7 +31,7 @@ STREAMS = 32
 FLAGS = (
     "--runner", "tensorflow", "--device", "cpu", "--precision", "float32",
     "--max-sequences", str(STREAMS), "--kv-cache-gib", "0.2",
-    "--max-step-tokens", "128", "--mixed-prefill-tokens", "128",
+    "--max-step-tokens", "256", "--mixed-prefill-tokens", "256",
 )  # fmt: skip
 READY_SECONDS = 1200.0
 PYTHON = CACHE / "parity-venv" / "bin" / "python"
