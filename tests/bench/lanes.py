@@ -28,13 +28,16 @@ from tests.bench.workload import NEW_TOKENS, PROMPT_TOKENS, SEED
 
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.runner.base import RunnerLimits
-from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
+from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows, most_lanes_of_a_team
+from cadenza.server.runner.native.tiles import PANEL
 from cadenza.server.runner.topology import Topology
 
 TIMES = Path(__file__).parent / "simulation" / "lanes.json"
 CHANNEL = 0.8 * 4800e6 * 8
 """Bytes a second of a channel of DDR5-4800: 80 % of what its data sheet says."""
 QUEUE_DEPTH = 3
+HIDDEN_SIZE = 576
+"""SmolLM2-135M's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,9 +98,11 @@ def decode_seconds(cost: LaneCost, flags: Flags) -> float:
     return cost.seconds(StepShape(flags.max_sequences, 0, 100 * flags.max_sequences))
 
 
-def rule(machine: Machine, flags: Flags) -> int:
+def rule(machine: Machine, times: LaneTimes, flags: Flags) -> int:
     """The lanes that a server gets."""
-    return choose_lanes(machine.topology, most_lanes_by_rows(flags.max_step_tokens))
+    by_rows = most_lanes_by_rows(flags.max_step_tokens)
+    most = most_lanes_of_a_team(HIDDEN_SIZE, PANEL) if times.native else by_rows
+    return choose_lanes(machine.topology, most)
 
 
 def best_lanes(machine: Machine, times: LaneTimes, flags: Flags) -> int:
@@ -142,7 +147,7 @@ def run(times: LaneTimes, console: Console) -> None:
         for machine in MACHINES:
             by_rule, best = (
                 simulate_machine(machine, times, flags, lanes, QUEUE_DEPTH)
-                for lanes in (rule(machine, flags), best_lanes(machine, times, flags))
+                for lanes in (rule(machine, times, flags), best_lanes(machine, times, flags))
             )
             table.add_row(
                 machine.name, str(flags.max_sequences), str(flags.max_step_tokens),
@@ -157,9 +162,10 @@ def measure_times() -> LaneTimes:
     from tests.bench.scaling_theory import Theory
     from tests.bench.simulation.measured import replay
 
-    steps = {}
+    steps, names = {}, set()
     for lanes in (1, 2):
         runner = load_runner("int8", lanes=lanes)
+        names.add(runner.name)
         try:
             steps[lanes] = [
                 step
@@ -172,7 +178,7 @@ def measure_times() -> LaneTimes:
         steps,
         {threads: read_bandwidth(threads) for threads in (1, 2)},
         Theory.of(read_manifest("int8")).weight_bytes,
-        native=False,
+        native=names == {"native"},
         machine=f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         model="SmolLM2-135M int8",
     )

@@ -14,8 +14,7 @@ from tests.bench.lanes import (
     rule,
     simulate_machine,
 )
-from tests.bench.simulate import COST
-from tests.bench.simulation.cost import MeasuredRunner, StepShape
+from tests.bench.simulation.cost import StepShape
 from tests.bench.simulation.lane_cost import LaneCost, LaneTimes, fit_lanes
 
 MADE = LaneTimes(
@@ -38,14 +37,20 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def measured() -> LaneTimes:
-    return LaneTimes.read(TIMES)
+@pytest.fixture(params=[False, True], ids=["LiteRT", "native"])
+def times(request: pytest.FixtureRequest) -> LaneTimes:
+    """The measured times, as if of either runner."""
+    return dataclasses.replace(LaneTimes.read(TIMES), native=request.param)
 
 
-def test_throughput_grows_from_2_over_8_and_32_to_96_cores(measured: LaneTimes) -> None:
+@pytest.fixture
+def litert_times() -> LaneTimes:
+    return dataclasses.replace(LaneTimes.read(TIMES), native=False)
+
+
+def test_throughput_grows_from_2_over_8_and_32_to_96_cores(times: LaneTimes) -> None:
     two, eight, many, twice_as_many = [
-        simulate_machine(machine, measured, Flags(), rule(machine, Flags()), depth=2).throughput
+        simulate_machine(machine, times, Flags(), rule(machine, times, Flags()), depth=2).throughput
         for machine in MACHINES
     ]
     assert eight > 1.2 * two
@@ -53,10 +58,11 @@ def test_throughput_grows_from_2_over_8_and_32_to_96_cores(measured: LaneTimes) 
     assert twice_as_many == pytest.approx(2 * many)
 
 
-def test_larger_steps_make_a_large_machine_faster_in_all(measured: LaneTimes) -> None:
+def test_larger_steps_make_a_large_machine_faster_in_all(litert_times: LaneTimes) -> None:
     machine = MACHINES[2]
     small, large = (
-        simulate_machine(machine, measured, flags, rule(machine, flags), depth=2) for flags in FLAGS
+        simulate_machine(machine, litert_times, flags, rule(machine, litert_times, flags), depth=2)
+        for flags in FLAGS
     )
     assert large.lanes > small.lanes
     assert large.throughput > small.throughput
@@ -65,20 +71,13 @@ def test_larger_steps_make_a_large_machine_faster_in_all(measured: LaneTimes) ->
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_no_number_of_lanes_is_much_better_than_the_rules(
-    measured: LaneTimes, machine: Machine, flags: Flags
+    litert_times: LaneTimes, machine: Machine, flags: Flags
 ) -> None:
     by_rule, best = (
-        decode_seconds(LaneCost(measured, lanes, machine.node_bandwidth), flags)
-        for lanes in (rule(machine, flags), best_lanes(machine, measured, flags))
+        decode_seconds(LaneCost(litert_times, lanes, machine.node_bandwidth), flags)
+        for lanes in (rule(machine, litert_times, flags), best_lanes(machine, litert_times, flags))
     )
     assert by_rule < 1.25 * best
-
-
-def test_the_cost_on_two_lanes_is_that_of_steps_measured_another_time(measured: LaneTimes) -> None:
-    cost, known = LaneCost(measured, 2, measured.node_bandwidth), MeasuredRunner.read(COST).cost
-    for rows in (8, 16, 32, 64):
-        shape = StepShape(rows, 0, 100 * rows)
-        assert cost.seconds(shape) == pytest.approx(known.seconds(shape), rel=0.25)
 
 
 def test_a_step_waits_for_the_lane_with_most_rows_and_for_the_memory_that_all_share() -> None:

@@ -190,7 +190,7 @@ class Settings(BaseSettings):
         ge=0,
         le=256,
         description="threads that share a CPU step; 0 is one for each physical core of one NUMA node, within "
-        "the CPU quota, less one where there are 8 or more, and at most one for 8 of --max-step-tokens",
+        "the CPU quota, less one where there are 8 or more, and at most as many as have work in a step",
     )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="packed weights and compiled kernels"
