@@ -55,6 +55,8 @@ class NativeModel(NamedTuple):
     """Of the norms."""
     int8: int
     """1: the matrices' panels are int8, else float32."""
+    tile: int
+    """Address of the function that multiplies a tile of them."""
     centred: int
     """1: LayerNorm, else RMSNorm."""
     activation: int

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from cadenza.server.runner.litert.native import pointer
+from cadenza.server.runner.litert.native import call_address, pointer
 from cadenza.server.runner.native.rows import activate, normalise, quantise
-from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL, multiply_tile
+from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL
 
 _INT8_OFFSET = np.int32(128)
 """Weights are stored as unsigned bytes."""
@@ -22,6 +22,8 @@ class Inputs(NamedTuple):
     """The rows of a product, float32, and where they go when they are quantised."""
 
     int8: int
+    tile: int
+    """Address of `multiply_tile` for their number format."""
     rows: int
     stride: int
     """Bytes from row to row."""
@@ -68,8 +70,9 @@ class Norms(NamedTuple):
 def inputs_of(model, team, source):
     """source: [T, inputs] float32."""
     return Inputs(
-        model.int8, source.ctypes.data, source.strides[0], source.shape[1], team.levels.ctypes.data,
-        team.levels.strides[0], team.scales.ctypes.data, team.zeros.ctypes.data, team.totals.ctypes.data,
+        model.int8, model.tile, source.ctypes.data, source.strides[0], source.shape[1],
+        team.levels.ctypes.data, team.levels.strides[0], team.scales.ctypes.data, team.zeros.ctypes.data,
+        team.totals.ctypes.data,
     )  # fmt: skip
 
 
@@ -138,7 +141,7 @@ def multiply(inputs, layer, panel, first, count, out):
     tile = carray(pointer(out), (count, PANEL), np.float32)
     if inputs.int8:
         row = inputs.levels + first * inputs.levels_stride
-        multiply_tile(1, row, inputs.levels_stride, count, weights, layer.steps, out)
+        call_address(inputs.tile, (row, inputs.levels_stride, count, weights, layer.steps, out))
         totals = carray(pointer(out), (count, PANEL), np.int32)
         scales = _floats(layer.scales + column, PANEL)
         sums = carray(pointer(layer.sums + column), PANEL, np.int32)
@@ -151,7 +154,8 @@ def multiply(inputs, layer, panel, first, count, out):
                 total = np.int32(totals[r, c] - offset - zero * sums[c])
                 tile[r, c] = np.float32(total) * (scale * scales[c]) + bias[c]
     else:
-        multiply_tile(0, inputs.rows + first * inputs.stride, inputs.stride, count, weights, layer.steps, out)
+        row = inputs.rows + first * inputs.stride
+        call_address(inputs.tile, (row, inputs.stride, count, weights, layer.steps, out))
         for r in range(count):
             for c in range(PANEL):
                 tile[r, c] += bias[c]

@@ -32,7 +32,13 @@ from cadenza.server.runner.native.memory import (
 from cadenza.server.runner.native.phases import ROWS_TOGETHER
 from cadenza.server.runner.native.rows import GELU, GELU_TANH, SILU
 from cadenza.server.runner.native.step_kernel import StepKernel, num_phases, step_kernel
-from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL, has_float_products, has_int8_products
+from cadenza.server.runner.native.tiles import (
+    MOST_ROWS,
+    PANEL,
+    has_float_products,
+    has_int8_products,
+    tile_address,
+)
 from cadenza.server.runner.native.weights import Layers, padded
 from cadenza.server.runner.topology import read_topology
 from cadenza.v1.manifest_pb2 import (
@@ -110,7 +116,8 @@ class NativeRunner:
         kernel = step_kernel(
             options.cache_dir, shape.num_layers, shape.head_dim, BLOCK_SIZE, group, shape.num_kv_heads, narrow
         )
-        model = _native_model(Layers(cpu_dir, manifest), memory, manifest)
+        tile = tile_address(options.cache_dir, int8=manifest.cpu.precision == PRECISION_INT8)
+        model = _native_model(Layers(cpu_dir, manifest), memory, manifest, tile)
         most = most_lanes_of_a_team(shape.hidden_size, PANEL)
         lanes = options.lanes or choose_lanes(read_topology(), most)
         return cls(model, kernel, limits, heads=shape.num_heads, lanes=lanes)
@@ -205,12 +212,13 @@ class NativeRunner:
             pool[:, copy.target] = pool[:, copy.source]
 
 
-def _native_model(layers: Layers, memory: ModelMemory, manifest: ModelManifest) -> NativeModel:
+def _native_model(layers: Layers, memory: ModelMemory, manifest: ModelManifest, tile: int) -> NativeModel:
     described = manifest.cpu.layers
     return NativeModel(
         *memory,
         epsilon=np.float32(described.norm_epsilon),
         int8=int(manifest.cpu.precision == PRECISION_INT8),
+        tile=tile,
         centred=int(described.layer_norm),
         activation=_ACTIVATIONS[described.activation],
         gated=int(layers.gated),

@@ -6,8 +6,13 @@ multiplies unsigned by signed bytes; float32 as [inputs, PANEL]. Each output is 
 their order whatever the number of rows, so a row's result does not depend on its neighbours.
 """
 
+import functools
+import hashlib
+from pathlib import Path
+
+import numba
 from llvmlite import binding, ir
-from numba import types
+from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -18,6 +23,7 @@ PANEL = 32
 MOST_ROWS = 12
 """Rows of a tile: 24 of the 32 vector registers accumulate."""
 TILE_BYTES = 4 * MOST_ROWS * PANEL
+"""Of the products of a tile."""
 _WIDTH = 16
 _VECTORS = PANEL // _WIDTH
 _STEP_BYTES = 4 * PANEL
@@ -27,6 +33,9 @@ _FEW_ROWS = 8
 """So few are computed as fast as weights are read, and asking for weights ahead only costs."""
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_SIGNATURE = "int32(int64, int64, int64, int64, int64, int64)"
+_KEPT: list[object] = []
+"""Compiled functions live as long as the process."""
 _LANE_INDICES = ir.VectorType(_I32, _WIDTH)
 
 
@@ -39,6 +48,38 @@ def has_int8_products() -> bool:
 def has_float_products() -> bool:
     """Whether this processor has vectors of 16 float32."""
     return bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+@functools.cache
+def tile_address(cache_dir: Path, *, int8: bool) -> int:
+    """Compiles `multiply_tile` as a C function of its six integers, or takes it from Numba's cache.
+
+    The function returns 0. Kernels call it by its address: it is much code, which would be compiled
+    again with every model's kernels.
+    """
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    numba.config.CACHE_DIR = str(cache_dir / "numba" / f"tiles-{digest}")
+    compiled = _int8_tile() if int8 else _float_tile()
+    _KEPT.append(compiled)
+    return int(compiled.address)
+
+
+def _int8_tile():
+    @cfunc(_SIGNATURE, cache=True)
+    def int8_tile(rows, stride, count, panel, steps, out):
+        multiply_tile(1, rows, stride, count, panel, steps, out)
+        return 0
+
+    return int8_tile
+
+
+def _float_tile():
+    @cfunc(_SIGNATURE, cache=True)
+    def float_tile(rows, stride, count, panel, steps, out):
+        multiply_tile(0, rows, stride, count, panel, steps, out)
+        return 0
+
+    return float_tile
 
 
 @intrinsic(prefer_literal=True)
