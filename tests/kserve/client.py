@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from tests.server.live import Live
 
 from cadenza.kserve import inference_pb2 as oip
 from cadenza.kserve import inference_pb2_grpc as oip_grpc
@@ -68,6 +69,12 @@ def tensors(response: oip.ModelInferResponse) -> Tensors:
 def texts(response: oip.ModelInferResponse) -> list[str]:
     """What text_output says."""
     return [one.decode() for one in tensors(response)["text_output"]]
+
+
+def own_channel(live: Live) -> grpc.aio.Channel:
+    """A connection that nobody else uses, and that takes 64 KiB which are not read, however fast it is."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    return grpc.aio.insecure_channel(f"127.0.0.1:{live.ports.grpc}", options)
 
 
 def inference(channel: Any) -> Any:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.kserve.client import Conversation, infer_request, inference, tensors
+from tests.kserve.client import Conversation, infer_request, inference, own_channel, tensors
 from tests.server.artifacts import write_artifact
 from tests.server.live import Live, live_server
 from tests.server.scripted_runner import ScriptedRunner
@@ -124,23 +124,37 @@ async def test_hundreds_of_streams_that_leave_at_random_leave_nothing_running(li
     await live.still_serves()
 
 
+REQUESTS, TOKENS = 6, 25
+"""Of a stream that is not read."""
+
+
+async def _unread(live: Live, channel: grpc.aio.Channel) -> Conversation:
+    """A stream of which the engine has finished everything, and the client has read nothing."""
+    sampling = {"n": 4, "max_tokens": TOKENS, "ignore_eos": True, "logprobs": 20}
+    flags: dict[str, Any] = {"stream": True, "return_logprobs": True, "return_num_output_tokens": True}
+    talk = Conversation(channel)
+    for index in range(REQUESTS):
+        await talk.send(infer_request("a", request_id=str(index), sampling=sampling, **flags))
+    assert await live.text("a", max_tokens=3, priority=9) == "bcd"
+    await live.until("cadenza_requests_finished_total", REQUESTS + 1)
+    return talk
+
+
 async def test_a_reader_that_takes_nothing_holds_back_nobody_and_misses_nothing(live: Live) -> None:
-    """64 KiB of responses are on their way, what is new behind them is merged."""
-    number = 40
-    sampling = {"n": 4, "max_tokens": 60, "ignore_eos": True, "logprobs": 20}
-    options: dict[str, Any] = {"stream": True, "sampling": sampling}
-    options |= {"return_logprobs": True, "return_num_output_tokens": True}
-    async with grpc.aio.insecure_channel(
-        f"127.0.0.1:{live.ports.grpc}", [("grpc.use_local_subchannel_pool", 1)]
-    ) as channel:
-        talk = Conversation(channel)
-        await talk.send(*(infer_request("a", request_id=str(index), **options) for index in range(number)))
-        done = await live.text("a", max_tokens=3, priority=9)
-        assert done == "bcd"
-        await live.until("cadenza_requests_finished_total", number + 1)
-        responses = await talk.rest()
-    for index in range(number):
+    """What is new behind the responses on their way is merged."""
+    async with own_channel(live) as channel:
+        responses = await (await _unread(live, channel)).rest()
+    for index in range(REQUESTS):
         own = [tensors(one.infer_response) for one in responses if one.infer_response.id == str(index)]
         tokens = [sum(counts) for counts in zip(*(one["num_output_tokens"] for one in own), strict=True)]
-        assert tokens == [60] * 4
-        assert len(own) < 60
+        assert tokens == [TOKENS] * 4
+        assert len(own) < TOKENS
+
+
+async def test_a_reader_that_leaves_without_having_read_is_no_error(live: Live) -> None:
+    async with own_channel(live) as channel:
+        talk = await _unread(live, channel)
+        talk.call.cancel()
+        await live.until('grpc_server_handled_total{grpc_code="CANCELLED",grpc_method="ModelStreamInfer"', 1)
+    assert await live.metric("cadenza_requests_rejected_total") == 0
+    await live.still_serves()

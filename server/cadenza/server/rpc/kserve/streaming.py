@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import grpc
+
 from cadenza.kserve import inference_pb2 as oip
 from cadenza.server.errors import RequestError
 from cadenza.server.rpc.intake import Context
@@ -24,12 +26,7 @@ async def answer_all(
     Raises RequestError where what comes is no request; that ends the stream.
     """
     places = asyncio.Semaphore(MOST_AT_ONCE)
-    writing = asyncio.Lock()
-
-    async def write(response: oip.ModelStreamInferResponse) -> None:
-        """One at a time. While the client takes nothing, what is new of a request is merged behind this."""
-        async with writing:
-            await context.write(response)
+    write = _Writer(context)
 
     async def one(request: oip.ModelInferRequest) -> None:
         try:
@@ -46,3 +43,23 @@ async def answer_all(
                 group.create_task(one(request))
     except* RequestError as errors:
         raise errors.exceptions[0] from None
+    if write.client_is_gone:
+        raise asyncio.CancelledError
+
+
+class _Writer:
+    """Writes one response at a time; while the client takes none, news of requests are merged behind it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._turn = asyncio.Lock()
+        self.client_is_gone = False
+        """It left while it was being written to, which grpc says first to who writes, then to the call."""
+
+    async def __call__(self, response: oip.ModelStreamInferResponse) -> None:
+        async with self._turn:
+            try:
+                await self._context.write(response)
+            except grpc.aio.InternalError:
+                self.client_is_gone = True
+                raise asyncio.CancelledError from None
