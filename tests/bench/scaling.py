@@ -36,6 +36,7 @@ from cadenza.load._plot import Line, Plot, svg
 RESULTS = ROOT / "build" / "bench" / "scaling.json"
 IMAGES = ROOT / "docs" / "images"
 SHORTEST, LEAST_CONTEXT = 32, 64
+LEAST_LONGEST, LEAST_SEQUENCES = 512, 8
 PLOTTED_BATCHES = (1, 8, 32)
 
 
@@ -44,6 +45,7 @@ class Measured:
     """All times of a run, and the sizes that explain them."""
 
     theory: Theory
+    runner: str
     lanes: int
     step_tokens: int
     prefill: Mapping[int, StepTime]
@@ -52,13 +54,16 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.longest < LEAST_LONGEST or options.most_sequences < LEAST_SEQUENCES:
+        parser.error(f"--longest must be {LEAST_LONGEST} or more, --most-sequences {LEAST_SEQUENCES}: to fit")
     console = Console()
     measured = measure(options)
     console.print(
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}; "
-        f"SmolLM2-135M {options.precision}, {measured.lanes} lanes, steps of at most {measured.step_tokens} "
-        f"tokens, seed {SEED}; medians of {options.repeats}"
+        f"SmolLM2-135M {options.precision}, {measured.runner} runner, {measured.lanes} lanes, steps of at "
+        f"most {measured.step_tokens} tokens, seed {SEED}; medians of {options.repeats}"
     )
     for table in (_prefill_table(measured), _decode_table(measured), _terms_table(measured)):
         console.print(table)
@@ -84,6 +89,7 @@ def measure(options: argparse.Namespace) -> Measured:
         runs = ScalingRuns(runner, manifest.decoder.vocabulary_size, options.repeats)
         return Measured(
             theory=theory,
+            runner=runner.name,
             lanes=len(runner.lane_seconds),
             step_tokens=runner.limits.max_step_tokens,
             prefill=runs.prefill(_doubling(SHORTEST, options.longest)),
@@ -181,13 +187,16 @@ def _terms_table(measured: Measured) -> Table:
     table = _table("fitted terms", "of", "term", "theory", "fitted", "rate")
     prefill = prefill_terms(measured.prefill, measured.step_tokens)
     decode = decode_terms(measured.decode)
-    lanes = max(time.lanes for time in measured.decode.values())
     rows = theory.row_operations
-    decode_row = rows + theory.head_operations
-    for of, terms, row in (("prefill", prefill, rows), ("decode", decode, decode_row)):
-        weights = lanes * theory.weight_bytes
+    longest, largest = measured.prefill[max(measured.prefill)], measured.decode[max(measured.decode)]
+    kinds = (
+        ("prefill", prefill, rows, longest),
+        ("decode", decode, rows + theory.head_operations, largest),
+    )
+    for of, terms, row, time in kinds:
+        weights = time.readings * theory.weight_bytes
         table.add_row(
-            of, "a step", f"{weights / 1e6:,.0f} MB read by {lanes} lanes", f"{1e3 * terms.step:.2f} ms",
+            of, "a step", f"{weights / 1e6:,.0f} MB, weights x {time.readings}", f"{1e3 * terms.step:.2f} ms",
             f"{weights / terms.step / 1e9:,.0f} GB/s",
         )  # fmt: skip
         table.add_row(
@@ -227,6 +236,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
 def _as_json(measured: Measured) -> dict[str, object]:
     return {
         "machine": processor(),
+        "runner": measured.runner,
         "lanes": measured.lanes,
         "theory": dataclasses.asdict(measured.theory),
         "prefill": [{"length": n, **dataclasses.asdict(time)} for n, time in measured.prefill.items()],

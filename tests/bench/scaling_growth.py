@@ -51,9 +51,9 @@ def prefill_terms(times: Mapping[int, StepTime], step_tokens: int) -> Terms:
 
 
 def decode_terms(times: Decode) -> Terms:
-    """Of decode steps in which as many lanes work as in the largest."""
-    lanes = max(time.lanes for time in times.values())
-    kept = {point: time for point, time in times.items() if time.lanes == lanes}
+    """Of decode steps that read the weights as often as the largest does."""
+    readings = times[max(times)].readings
+    kept = {point: time for point, time in times.items() if time.readings == readings}
     counts = [(1, batch, batch * context) for batch, context in kept]
     return _fit(counts, [time.whole for time in kept.values()])
 
@@ -108,7 +108,7 @@ def _decode_series(times: Decode, theory: Theory) -> tuple[list[float], list[int
         [time.whole for time in times.values()],
         [batch * (per_row + theory.position_operations * context) for batch, context in times],
         [
-            time.lanes * theory.weight_bytes + theory.position_bytes * batch * context
+            time.readings * theory.weight_bytes + theory.position_bytes * batch * context
             for (batch, context), time in times.items()
         ],
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
+from tests.bench.simulation.lane_cost import ROWS_FOR_ONE
 from tests.bench.workload import prompts
 
 from cadenza.server.engine.request import GREEDY
@@ -21,6 +22,8 @@ from cadenza.server.runner.base import BlockCopy, Runner, SequenceSlice, StepBat
 
 class LaneRunner(Runner, Protocol):
     """A runner of lanes that tells what they do."""
+
+    name: str
 
     @property
     def lane_seconds(self) -> NDArray[np.float64]:
@@ -36,15 +39,15 @@ class StepTime:
     """LiteRT segments and the head."""
     attention: float
     """RoPE, KV writes, attention, and waiting for other lanes' keys."""
-    lanes: int
-    """That had rows."""
+    readings: int
+    """How often the weights are read: by each lane that has rows of its own, or once by a team of lanes."""
 
     def __add__(self, other: "StepTime") -> "StepTime":
         return StepTime(
             self.whole + other.whole,
             self.linear + other.linear,
             self.attention + other.attention,
-            max(self.lanes, other.lanes),
+            max(self.readings, other.readings),
         )
 
 
@@ -108,7 +111,7 @@ class ScalingRuns:
             whole=statistics.median(one.whole for one in times),
             linear=statistics.median(one.linear for one in times),
             attention=statistics.median(one.attention for one in times),
-            lanes=times[0].lanes,
+            readings=times[0].readings,
         )
 
     def _once(self, batch: StepBatch) -> StepTime:
@@ -119,7 +122,9 @@ class ScalingRuns:
         spent = self._runner.lane_seconds - before
         by_lane = spent.sum(axis=1)
         linear, attention, head, _ = spent[by_lane.argmax()].tolist()
-        return StepTime(whole, linear + head, attention, lanes=int((by_lane > 0).sum()))
+        rows, lanes = sum(len(part.token_ids) for part in batch.slices), int((by_lane > 0).sum())
+        as_team = self._runner.name == "native" and rows < ROWS_FOR_ONE * lanes
+        return StepTime(whole, linear + head, attention, readings=1 if as_team else lanes)
 
 
 def _chunks(length: int, size: int) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@ A token goes once through every weight of the layers, and attends to every posit
 
     operations of a prompt of P tokens = 2 N P + 2 V d + 4 L H h P (P + 1) / 2
     operations of a decode step        = B (2 N + 2 V d + 4 L H h C)
-    bytes of a decode step             = weights, once a lane that works + B C * KV bytes a token
+    bytes of a decode step             = weights, as often as lanes read them + B C * KV bytes a token
 
 N weights of the layers, V vocabulary, d hidden size, L layers, H query heads of size h, B sequences, C
 positions. A multiplication and an addition are two operations; norms, softmax and rotary embedding are not

@@ -22,7 +22,7 @@ THEORY = Theory(
 def made(step: float, row: float, position: float, *, steps: int, rows: int, positions: int) -> StepTime:
     """A time whose linear part is in proportion to rows, and attention to positions."""
     linear, attention = row * rows, position * positions
-    return StepTime(step * steps + linear + attention, linear, attention, lanes=2 if rows >= 4 else 1)
+    return StepTime(step * steps + linear + attention, linear, attention, readings=2 if rows >= 4 else 1)
 
 
 def prompts_made(step: float, row: float, position: float) -> dict[int, StepTime]:
@@ -46,16 +46,16 @@ def test_a_fit_finds_the_terms_that_made_the_times_of_prompts() -> None:
     assert found.median_error < 1e-9
 
 
-def test_a_fit_finds_the_terms_that_made_decode_steps_and_leaves_out_steps_of_fewer_lanes() -> None:
+def test_a_fit_finds_the_terms_that_made_decode_steps_and_leaves_out_those_of_fewer_readings() -> None:
     times = steps_made(5e-3, 3e-4, 7e-7)
-    times[1, 64] = StepTime(9.0, 4.0, 5.0, lanes=1)
+    times[1, 64] = StepTime(9.0, 4.0, 5.0, readings=1)
     found = decode_terms(times)
     assert (found.step, found.row, found.position) == pytest.approx((5e-3, 3e-4, 7e-7))
 
 
 def test_times_that_no_formula_made_have_an_error_that_says_so() -> None:
     times = prompts_made(5e-3, 3e-4, 7e-7)
-    times[256] = StepTime(2 * times[256].whole, 0.1, 0.1, lanes=2)
+    times[256] = StepTime(2 * times[256].whole, 0.1, 0.1, readings=2)
     assert prefill_terms(times, STEP_TOKENS).median_error > 1e-3
 
 
@@ -73,7 +73,7 @@ def test_linear_layers_grow_linearly_and_attention_of_prompts_quadratically() ->
 
 
 def test_prompts_whose_attention_is_linear_do_not_have_the_exponent_of_theory() -> None:
-    times = {n: StepTime(1e-3 * n, 5e-4 * n, 5e-4 * n, lanes=2) for n in LENGTHS}
+    times = {n: StepTime(1e-3 * n, 5e-4 * n, 5e-4 * n, readings=2) for n in LENGTHS}
     _, attention, _ = prefill_growth(times, THEORY, STEP_TOKENS)
     assert attention.measured == pytest.approx(1.0)
     assert attention.operations > 1.98
