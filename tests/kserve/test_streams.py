@@ -127,10 +127,10 @@ async def test_a_client_that_leaves_takes_all_its_requests_along(live: Live) -> 
 
 async def test_the_deadline_of_a_stream_holds_for_its_requests(live: Live) -> None:
     live.runner.hold()
-    talk = Conversation(live.channel, timeout=0.2)
+    talk = Conversation(live.channel, timeout=0.5)
     await talk.send(infer_request())
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await talk.rest()
+        await talk.receive()
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     live.runner.allow()
     await live.until("cadenza_num_requests_running{", 0)
