@@ -11,6 +11,7 @@ from cadenza.export.model import Precision
 from cadenza.server.engine.request import GREEDY
 from cadenza.server.runner.base import SequenceSlice, StepBatch
 from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.litert import LiteRTRunner
 
 INT8_ERROR = {"GPT2LMHeadModel": 0.04, "GPTNeoXForCausalLM": 0.045}
 """Largest root mean square error of int8 logits relative to theirs, of families with LayerNorm."""
@@ -56,25 +57,25 @@ def test_greedy_tokens_of_a_ragged_batch_in_chunks_are_those_of_transformers(
 
 @pytest.mark.parametrize("case", INT8_CASES, ids=lambda case: case.file_name)
 def test_int8_program_is_close_to_the_float32_saved_model(
-    case: Case, kind: type[CpuRunner], models: Models, references: dict[str, CaseReference]
+    case: Case, models: Models, references: dict[str, CaseReference]
 ) -> None:
     part = references[case.name].prompts[-1]
     token_ids = [*part.prompt, *part.completion]
     expected = models.logits(case, Precision.FLOAT32)(token_ids)
-    found = models.runner(case, Precision.INT8, kind).logits(token_ids)
+    found = models.runner(case, Precision.INT8, LiteRTRunner).logits(token_ids)
     error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
     assert error < INT8_ERROR.get(case.architecture, INT8_ERROR_GATED)
 
 
 @pytest.mark.parametrize("case", BFLOAT16_CASES, ids=lambda case: case.file_name)
 def test_bfloat16_saved_model_and_program_hold_the_same_rounded_weights(
-    case: Case, kind: type[CpuRunner], models: Models, references: dict[str, CaseReference]
+    case: Case, models: Models, references: dict[str, CaseReference]
 ) -> None:
     import tensorflow as tf
 
     part = references[case.name].prompts[-1]
     saved = models.logits(case, Precision.BFLOAT16)(part.prompt)
-    program = models.runner(case, Precision.BFLOAT16, kind).logits(part.prompt)
+    program = models.runner(case, Precision.BFLOAT16, LiteRTRunner).logits(part.prompt)
     assert np.abs(saved - program).max() <= 1e-4 * np.abs(saved).max()
     exact = models.logits(case, Precision.FLOAT32)(part.prompt)
     assert 1e-4 < np.abs(saved - exact).max() / np.abs(exact).max() < 0.05

@@ -179,6 +179,7 @@ def lane_kernel(
     function whose closure holds nothing but numbers is found again by another process.
     """
     numba.config.CACHE_DIR = str(cache_dir / "numba" / _sources_digest())
+    finish_row.enable_caching()  # large, and the same for all models
 
     @njit(nogil=True, cache=True)
     def run(functions, model, step, lane, semaphores, index, used):

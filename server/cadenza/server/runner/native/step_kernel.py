@@ -218,6 +218,10 @@ def _await(functions, semaphores, used):
             pass
 
 
+_FOR_ALL_SIZES = (finish_row, embed, norm, take_all, project, expand)
+"""Large functions that do not depend on a model's sizes: compiled once for all models."""
+
+
 def num_phases(layers: int, heads: int) -> int:
     """The most phases of a step with so many head rows."""
     return 1 + 10 * layers + 3 * -(-heads // HEAD_ROWS)
@@ -232,6 +236,8 @@ def step_kernel(
     function whose closure holds nothing but numbers is found again by another process.
     """
     numba.config.CACHE_DIR = str(cache_dir / "numba" / _sources_digest())
+    for function in _FOR_ALL_SIZES:
+        function.enable_caching()
 
     @njit(nogil=True, cache=True)
     def run(functions, model, step, team, alone, lane, semaphores, index, used):
