@@ -17,7 +17,7 @@ from cadenza.server.runner.base import BlockCopy, RunnerLimits, SequenceSlice, S
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_of_a_team
 from cadenza.server.runner.litert.capi import aligned
 from cadenza.server.runner.litert.hand_over import HandOver
-from cadenza.server.runner.litert.lane import Semaphores, posix_functions
+from cadenza.server.runner.litert.lane import Semaphores, posix_functions, sleep_exactly
 from cadenza.server.runner.litert.memory import HEAD_ROWS, ModelMemory, step_memory
 from cadenza.server.runner.litert.ranges import cut_rows
 from cadenza.server.runner.litert.runner import BLOCK_SIZE, LiteRTOptions, model_memory
@@ -93,6 +93,8 @@ class NativeRunner:
         _, _, kv_heads, _, block = model.keys.shape
         self._lanes = [_lane(blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
         self._semaphores = Semaphores(lanes)
+        self._first_lane = 0
+        """The thread that was the first lane last: it is whoever calls."""
         self._threads = [self._start(index) for index in range(1, lanes)]
 
     @classmethod
@@ -175,6 +177,9 @@ class NativeRunner:
             self._copy(copy)
         self._assign(rows, heads, as_team)
         self._step.meeting[0] = 0
+        if threading.get_ident() != self._first_lane:
+            self._first_lane = threading.get_ident()
+            sleep_exactly()
         self._run(0)
 
     def _assign(self, rows: int, heads: int, as_team: bool) -> None:
@@ -203,9 +208,13 @@ class NativeRunner:
         )
 
     def _start(self, index: int) -> threading.Thread:
-        thread = threading.Thread(target=self._run, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
+        thread = threading.Thread(target=self._live, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
         thread.start()
         return thread
+
+    def _live(self, index: int) -> None:
+        sleep_exactly()
+        self._run(index)
 
     def _copy(self, copy: BlockCopy) -> None:
         for pool in (self._model.keys, self._model.values):
