@@ -14,7 +14,8 @@ from tests.bench.workload import NEW_TOKENS
 from cadenza.server.engine.engine import Engine
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import Drain, Finished, Request, StepReport, Submit
-from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
+from cadenza.server.runner.litert import LiteRTOptions
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -23,7 +24,7 @@ class Shares:
     """Parts of the time of a run, as the busiest lane spent it; they add up to 1."""
 
     linear: float
-    """LiteRT segments and the head."""
+    """Everything between two attentions, and the head."""
     attention: float
     """RoPE, KV writes, attention, and waiting for the other lane to write its keys."""
     sampling: float
@@ -44,7 +45,7 @@ class Run:
 class BenchEngine:
     """An engine in its thread; its events come back by a queue."""
 
-    def __init__(self, runner: LiteRTRunner, vocabulary: int) -> None:
+    def __init__(self, runner: CpuRunner, vocabulary: int) -> None:
         self.runner = runner
         self._reports: queue.SimpleQueue[StepReport] = queue.SimpleQueue()
         self._engine = Engine(
@@ -90,7 +91,7 @@ def bench_engine(artifact: Path, cache_dir: Path) -> Iterator[tuple[BenchEngine,
     """An engine on the artifact's CPU program with the server's default sizes."""
     extra = artifact / "assets.extra"
     manifest = json_format.Parse((extra / "manifest.json").read_text(encoding="utf-8"), ModelManifest())
-    runner = LiteRTRunner.load(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
+    runner = load_cpu_program(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
     runner.warm_up()
     engine = BenchEngine(runner, manifest.decoder.vocabulary_size)
     try:

@@ -24,7 +24,8 @@ from tests.bench.workload import SEED, prompts
 
 from cadenza.server.engine.request import SamplingParams
 from cadenza.server.runner.base import BlockCopy, SequenceSlice, StepBatch
-from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
+from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
+from cadenza.server.runner.litert import LiteRTOptions
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 ROWS = 32
@@ -60,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load(artifact: Path, cache_dir: Path) -> LiteRTRunner:
+def load(artifact: Path, cache_dir: Path) -> CpuRunner:
     """The artifact's CPU program with the server's default sizes."""
     extra = artifact / "assets.extra"
     manifest = json_format.Parse((extra / "manifest.json").read_text(encoding="utf-8"), ModelManifest())
-    return LiteRTRunner.load(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
+    return load_cpu_program(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
 
 
 def batch(asking: SamplingParams, count: int) -> StepBatch:
@@ -87,7 +88,7 @@ def batch(asking: SamplingParams, count: int) -> StepBatch:
 
 
 def measure(
-    runner: LiteRTRunner, batches: dict[str, StepBatch], turns: int
+    runner: CpuRunner, batches: dict[str, StepBatch], turns: int
 ) -> dict[str, list[tuple[float, float]]]:
     """For each step of each mixture: its seconds, and those of all lanes' sampling."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in batches}
@@ -103,7 +104,7 @@ def measure(
     return found
 
 
-def copy_seconds(runner: LiteRTRunner, work: StepBatch) -> float:
+def copy_seconds(runner: CpuRunner, work: StepBatch) -> float:
     """Seconds that one copy adds to a step: median of the differences, over the copies of a step."""
     copies = [BlockCopy(4 * index, 4 * ROWS + index) for index in range(ROWS)]
     differences = []
