@@ -80,7 +80,7 @@ def error_from_rpc(error: grpc.RpcError, call: PreparedCall[Any]) -> CadenzaErro
     failed = cast("_FailedCall", error)
     code = failed.code()
     metadata = [*(failed.initial_metadata() or ()), *(failed.trailing_metadata() or ())]
-    details = _details(metadata)
+    details = _details(metadata, code)
     cls = _BY_REASON.get(details.reason) or _BY_CODE.get(code, CadenzaError)
     message = failed.details() or code.name
     reason = details.reason
@@ -112,12 +112,18 @@ def _request_id(metadata: _Metadata) -> str | None:
     return next((str(value) for key, value in metadata if key == _REQUEST_ID_KEY), None)
 
 
-def _details(metadata: _Metadata) -> _Details:
-    """Reads google.rpc.Status; what does not parse or is of an unknown type is passed over."""
+def _details(metadata: _Metadata, code: grpc.StatusCode) -> _Details:
+    """Reads google.rpc.Status; what does not parse or is of an unknown type is passed over.
+
+    So is all of a status with another code than the call ended with: a call may be cancelled on this side just
+    as the server's answer comes.
+    """
     details = _Details()
     encoded = next((value for key, value in metadata if key == _STATUS_KEY), b"")
     try:
         status = status_pb2.Status.FromString(encoded)
+        if status.code != code.value[0]:
+            return details
         for detail in status.details:
             _read_detail(detail, details)
     except DecodeError:
