@@ -115,8 +115,8 @@ def _request_id(metadata: _Metadata) -> str | None:
 def _details(metadata: _Metadata, code: grpc.StatusCode) -> _Details:
     """Reads google.rpc.Status; what does not parse or is of an unknown type is passed over.
 
-    So is all of a status with another code than the call ended with: a call may be cancelled on this side just
-    as the server's answer comes.
+    So is all of a status with another code than the call ended with: a call may be cancelled on this side
+    just as the server's answer comes.
     """
     details = _Details()
     encoded = next((value for key, value in metadata if key == _STATUS_KEY), b"")
