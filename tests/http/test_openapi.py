@@ -50,7 +50,9 @@ async def test_answers_and_events_are_as_described(
     assert "content-type: text/event-stream" in received
     events = re.findall(r"^data: (.*)\n\n", received.replace("\r\n", "\n"), re.MULTILINE)
     assert events[-1] == "[DONE]"
-    assert len(events) > 3
+    assert (
+        len(events) >= 3
+    )  # tokens that come while none is sent share an event; usage and the end have their own
     for event in events[:-1]:
         chunk.model_validate_json(event)
 

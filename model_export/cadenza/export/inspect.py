@@ -166,7 +166,7 @@ def _artifact(path: Path) -> Description:
         vocabulary=shape.vocabulary_size,
         context=shape.max_context,
     )
-    names = [*cpu.segments, cpu.head, cpu.embedding, cpu.position_embedding]
+    names = [*cpu.segments, cpu.head, cpu.embedding, cpu.position_embedding, cpu.layers.vectors]
     program = [path / artifact.EXTRA / "cpu" / name for name in names if name]
     rows = {"source": manifest.source, "written by": manifest.producer, **_described(manifest.family, sizes)}
     rows |= {"parameters": f"{manifest.parameter_count:,}", "precision": precision.value}
