@@ -16,6 +16,8 @@ from cadenza.client import AsyncClient, Client, ConnectionFailed, DeadlineExceed
 
 Connect = Callable[..., Twin]
 WAIT = 10
+PING = 6
+"""The type of a frame; its flags are 1 where it answers another."""
 
 
 class Proxy:
@@ -26,6 +28,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         self.is_frozen = threading.Event()
+        self.sent = bytearray()
+        """By clients."""
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
@@ -45,12 +49,14 @@ class Proxy:
                 self._sockets.append(near)
                 far = socket.create_connection(("localhost", self._to))
                 self._sockets.append(far)
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+                for source, sink, kept in ((near, far, self.sent), (far, near, None)):
+                    threading.Thread(target=self._pass, args=(source, sink, kept), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, kept: bytearray | None) -> None:
         with contextlib.suppress(OSError):
             while (data := source.recv(65536)) and not self.is_frozen.is_set():
+                if kept is not None:
+                    kept += data
                 sink.sendall(data)
 
 
@@ -126,6 +132,25 @@ def test_a_connection_that_died_in_silence_is_found_by_pings(server: ScriptedSer
         proxy.is_frozen.set()
         with pytest.raises(ConnectionFailed):
             next(stream)
+
+
+def test_a_stream_is_no_reason_for_pings(server: ScriptedServer, proxy: Proxy) -> None:
+    """A server ends connections on which it is pinged often, as HTTP/2 wants it."""
+    with Client(proxy.target) as client:
+        for _ in range(3):
+            assert client.stream("x").collect().text
+    assert not [frame for frame in frames(proxy.sent) if frame == (PING, 0)]
+    assert frames(proxy.sent)
+
+
+def frames(sent: bytes) -> list[tuple[int, int]]:
+    """Type and flags of the HTTP/2 frames (RFC 9113, section 4.1) of one connection, in order."""
+    found = []
+    at = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    while at < len(sent):
+        found.append((sent[at + 3], sent[at + 4]))
+        at += 9 + int.from_bytes(sent[at : at + 3])
+    return found
 
 
 async def test_a_connection_that_died_in_silence_is_found_by_async_pings(

@@ -92,6 +92,7 @@ class World:
     block_size: int
     max_sequences: int
     mixed_prefill_tokens: int
+    short_prompt_tokens: int
     prefix_cache: bool
     failing_steps: frozenset[int]
     """Fewer than end the engine."""
@@ -110,6 +111,7 @@ class World:
         )
         options = EngineOptions(
             self.mixed_prefill_tokens,
+            self.short_prompt_tokens,
             overdue_seconds=15,
             prefix_cache=self.prefix_cache,
             speculation_tokens=self.speculation_tokens,
@@ -124,6 +126,7 @@ WORLDS = st.builds(
     block_size=st.integers(1, 5),
     max_sequences=st.integers(1, 5),
     mixed_prefill_tokens=st.sampled_from((1, 4, 9)),
+    short_prompt_tokens=st.sampled_from((0, 3, 512)),
     prefix_cache=st.sampled_from((True, True, True, False)),
     failing_steps=st.frozensets(st.integers(0, 20), max_size=2),
     speculation_tokens=st.sampled_from((0, 1, 4)),
@@ -222,7 +225,7 @@ def test_every_request_ends_once_with_its_own_tokens_and_no_block_is_lost(
 def test_low_priority_comes_to_its_end_however_much_high_priority_arrives(
     seed: int, max_sequences: int, spare_blocks: int
 ) -> None:
-    world = World(spare_blocks, 2, max_sequences, 4, True, frozenset())
+    world = World(spare_blocks, 2, max_sequences, 4, 3, True, frozenset())
     harness = world.harness()
     numbers = random.Random(seed)
     harness.submit("low", [5, 6, 7], max_tokens=8, priority=-1, n=2)

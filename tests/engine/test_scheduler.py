@@ -22,20 +22,21 @@ class Harness:
         tokens: int = 8,
         sequences: int = 4,
         mixed: int = 4,
+        short: int = 0,
         blocks: int = 8,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self.kv_cache = KVCache(blocks, block_size=4)
-        self.options = EngineOptions(mixed, overdue_seconds=10, client_weights=weights or {})
+        self.options = EngineOptions(mixed, short, overdue_seconds=10, client_weights=weights or {})
         self.scheduler = Scheduler(SchedulerLimits(tokens, sequences), self.options, self.kv_cache)
         self.preempted: list[str] = []
         self.now = 0.0
         self._sequences: dict[str, Sequence] = {}
         self._count = 0
 
-    def add(self, name: str, prompt: int, priority: int = 0, client: str = "") -> None:
-        """A request whose tokens are no other's."""
-        first = 100 * self._count
+    def add(self, name: str, prompt: int, priority: int = 0, client: str = "", like: str = "") -> None:
+        """A request whose tokens are no other's, or begin as those of `like` do."""
+        first = self.sequence(like).token_ids[0] if like else 100 * self._count
         request = Request(
             name,
             tuple(range(first, first + prompt)),
@@ -48,6 +49,9 @@ class Harness:
         self._count += 1
         self.scheduler.add(self._sequences[name])
 
+    def sequence(self, name: str) -> Sequence:
+        return self._sequences[name]
+
     def end(self, name: str) -> None:
         self.scheduler.remove(self._sequences.pop(name))
 
@@ -55,9 +59,10 @@ class Harness:
         """Plans a step, marks it as computed, and lets every sequence that chose a token have it."""
         decoding = {sequence for sequence in self.scheduler.running if sequence.num_pending == 1}
         plan = self.scheduler.schedule(self.now)
-        others = sum(part.num_tokens for part in plan.advances if part.sequence not in decoding)
+        prefills = [part for part in plan.advances if part.sequence not in decoding]
+        pieces = sum(part.num_tokens for part in prefills if part.sequence.goes_in_pieces)
         decodes = sum(part.sequence in decoding for part in plan.advances)
-        assert others <= max(self.options.mixed_prefill_tokens, 2 * decodes) or not decodes
+        assert pieces <= max(self.options.mixed_prefill_tokens, 2 * decodes) or not decodes
         self.preempted = [sequence.request_id for sequence in plan.preempted]
         for advance in plan.advances:
             complete = advance.num_tokens == advance.sequence.num_pending
@@ -111,6 +116,53 @@ def test_what_a_prompt_leaves_of_the_budget_the_next_one_gets() -> None:
     harness.add("c", 1000)
     # 128 tokens behind 512 count twice: 256 of 512 are left.
     assert harness.step() == [("a", 1), ("b", 128), ("c", 256)]
+
+
+def test_a_short_prompt_takes_what_the_step_holds_beside_decodes() -> None:
+    harness = Harness(tokens=8, mixed=2, short=10)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("b", 10)
+    assert harness.step() == [("a", 1), ("b", 7)]
+    assert harness.step() == [("a", 1), ("b", 3)]
+
+
+def test_short_prompts_pass_a_long_one_that_goes_in_pieces() -> None:
+    harness = Harness(tokens=8, mixed=2, short=4, blocks=20, sequences=5)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("long", 6)
+    harness.add("longer", 7)
+    harness.add("b", 4)
+    harness.add("c", 3)
+    assert harness.step() == [("a", 1), ("long", 2), ("b", 4), ("c", 1)]
+    # Beside more decodes 1.5 tokens of pieces for each.
+    assert harness.step() == [("a", 1), ("b", 1), ("long", 3), ("c", 2)]
+    assert harness.step() == [("a", 1), ("long", 1), ("b", 1), ("c", 1), ("longer", 4)]
+
+
+def test_a_prompt_is_short_by_what_the_cache_leaves_of_it() -> None:
+    harness = Harness(tokens=8, mixed=2, short=4, blocks=20)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("b", 10)
+    assert [harness.step() for _ in range(5)][-1] == [("a", 1), ("b", 2)]
+    harness.add("again", 10, like="b")
+    # Two blocks of 4 tokens are there already.
+    assert harness.step() == [("a", 1), ("b", 1), ("again", 2)]
+    assert not harness.sequence("again").goes_in_pieces
+
+
+def test_what_passes_a_long_prompt_leaves_it_the_blocks_it_needs() -> None:
+    harness = Harness(tokens=16, mixed=2, short=4, blocks=7)
+    harness.add("a", 2)
+    harness.step()
+    harness.add("long", 16)
+    harness.step()
+    for name in "bcd":
+        harness.add(name, 4)
+    # Of 7 blocks of 4 tokens a has one, and long will have four.
+    assert harness.step() == [("a", 1), ("long", 2), ("b", 4), ("c", 4)]
 
 
 def test_several_short_prompts_share_a_step() -> None:
@@ -307,6 +359,7 @@ def test_clients_that_have_gone_are_forgotten() -> None:
     ("options", "message"),
     [
         ({"mixed_prefill_tokens": 0}, "mixed_prefill_tokens is 0; it must be at least 1"),
+        ({"short_prompt_tokens": -1}, "short_prompt_tokens is -1; it must be at least 0"),
         ({"overdue_seconds": 0.0}, "overdue_seconds is 0.0; it must be above 0"),
         ({"client_weights": {"a": -1.0}}, "the weight of client 'a' is -1.0; it must be finite and above 0"),
     ],

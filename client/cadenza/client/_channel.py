@@ -47,6 +47,8 @@ def _common_options(settings: Settings) -> ChannelOptions:
         ("grpc.http2.ping_timeout_ms", ping_timeout),
         # A server that computes for long sends nothing meanwhile; it must be pinged all the same.
         ("grpc.http2.max_pings_without_data", 0),
+        # Nor does it take pings that measure the network for abuse: answers are too small to need them.
+        ("grpc.http2.bdp_probe", 0),
     ]
     if settings.tls is not None and settings.tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", settings.tls.server_name))

@@ -135,7 +135,15 @@ class Settings(BaseSettings):
         12,
         ge=1,
         le=65536,
-        description="most prompt tokens in a step in which few streams generate: bounds how long they pause",
+        description="most tokens of long prompts in a step in which few streams generate: bounds how long "
+        "they pause",
+    )
+    short_prompt_tokens: int = Field(
+        512,
+        ge=0,
+        le=65536,
+        description="a prompt of which no more has to be computed is short: it takes whatever "
+        "--max-step-tokens leaves, even while streams generate",
     )
     overdue_seconds: float = Field(
         30.0, gt=0, le=86400, description="a request that has waited so long goes before all others"

@@ -84,6 +84,7 @@ class ModelFactory:
             ),
             options=EngineOptions(
                 mixed_prefill_tokens=settings.mixed_prefill_tokens,
+                short_prompt_tokens=settings.short_prompt_tokens,
                 overdue_seconds=settings.overdue_seconds,
                 prefix_cache=settings.prefix_cache,
                 speculation_tokens=settings.speculation_tokens,

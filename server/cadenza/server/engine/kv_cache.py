@@ -65,15 +65,21 @@ class KVCache:
         sequence: Sequence,
         found: ReadOnlyList[int],
         released: Iterable[Sequence] = (),
+        *,
+        reserved: int = 0,
     ) -> bool:
         """Whether the sequence could hold all its tokens, beginning with the blocks of `find`.
 
-        The blocks of `released` count as given back.
+        The blocks of `released` count as given back; `reserved` free blocks are meant for others.
         """
         given_back = collections.Counter(block for other in released for block in other.block_table)
         free = self._pool.num_free + self._left_free(given_back, given_back)
-        need = self._missing(sequence, len(sequence.token_ids)) - len(found)
-        return need <= free - self._left_free(found, given_back)
+        need = self.missing(sequence) - len(found)
+        return need + reserved <= free - self._left_free(found, given_back)
+
+    def missing(self, sequence: Sequence) -> int:
+        """Blocks that the sequence still needs to hold all its tokens."""
+        return self._missing(sequence, len(sequence.token_ids))
 
     def releasable(self, sequences: Iterable[Sequence]) -> bool:
         """Whether releasing all of the sequences would free a block."""

@@ -2,9 +2,10 @@
 
 The scheduler knows no phases. A sequence has pending tokens, one in decode, many in prefill or after a
 preemption, and a step hands out a budget of tokens: first to sequences that decode, so that their streams
-go on, then to those in prefill, oldest first, then to those that wait. It has no clock and does no input or
-output: the same calls give the same schedules. Sequences that decode may have drafts of their next tokens
-checked with what is left of the step then (speculation.py); drafts take no KV blocks.
+go on, then to those in prefill, oldest first, then to those that wait. Beside streams long prompts go in
+pieces, one at a time; short ones, for which nobody waits long, may pass them. Sequences that decode may have
+drafts of their next tokens checked with what is left of the step then (speculation.py); drafts take no KV
+blocks. The scheduler has no clock and does no input or output: the same calls give the same schedules.
 
 Every sequence comes to its end. When KV blocks run out, the running sequence of the greatest `rank` gives
 way and is recomputed later. So the one of the least rank never does: it always finds blocks, and a budget, as
@@ -38,28 +39,32 @@ class SchedulerLimits:
 
 
 class _PrefillBudget:
-    """How many more prefill tokens a step may have.
+    """How many more prefill tokens a step may have, and how many of them may be pieces of long prompts.
 
-    Beside decodes a token of a chunk that begins at position p counts 1 + p / POSITIONS_PER_TOKEN times, so
+    A token of a piece that begins at position p counts 1 + p / POSITIONS_PER_TOKEN times among the pieces, so
     that streams pause no longer at the end of a long prompt than at its beginning.
     """
 
-    def __init__(self, tokens: int, *, beside_decodes: bool) -> None:
+    def __init__(self, tokens: int, pieces: int | None) -> None:
+        """`pieces`: None where no stream waits for the step."""
         self.left = tokens
-        self._beside_decodes = beside_decodes
+        self._pieces = pieces
 
     def offer(self, sequence: Sequence) -> int:
-        """How many of its pending tokens the sequence may have; 0 only where nothing is left."""
-        if not self._beside_decodes:
-            return min(sequence.num_pending, self.left)
-        affordable = round(self.left * POSITIONS_PER_TOKEN / (POSITIONS_PER_TOKEN + sequence.num_computed))
-        return min(sequence.num_pending, max(1, affordable) if self.left else 0)
+        """How many of its pending tokens the sequence may have."""
+        most = min(sequence.num_pending, self.left)
+        if self._pieces is None or not sequence.goes_in_pieces:
+            return most
+        affordable = round(self._pieces * POSITIONS_PER_TOKEN / (POSITIONS_PER_TOKEN + sequence.num_computed))
+        return min(most, max(1, affordable) if self._pieces else 0)
 
     def spend(self, sequence: Sequence, count: int) -> None:
-        """Takes the sequence's tokens off; where they are not all it has pending, nothing is left."""
-        extra = count * sequence.num_computed // POSITIONS_PER_TOKEN if self._beside_decodes else 0
-        whole = count == sequence.num_pending
-        self.left = max(0, self.left - count - extra) if whole else 0
+        """Takes the sequence's tokens off; behind a long prompt that is not done no other one has a piece."""
+        self.left -= count
+        if self._pieces is not None and sequence.goes_in_pieces:
+            extra = count * sequence.num_computed // POSITIONS_PER_TOKEN
+            whole = count == sequence.num_pending
+            self._pieces = max(0, self._pieces - count - extra) if whole else 0
 
 
 class Scheduler:
@@ -104,9 +109,8 @@ class Scheduler:
         preempted: list[Sequence] = []
         decodes = self._schedule_decodes(preempted, now)
         room = self._limits.max_step_tokens - len(decodes)
-        mixed = max(self._options.mixed_prefill_tokens, int(PREFILL_TOKENS_PER_DECODE * len(decodes)))
-        tokens = min(room, mixed) if decodes else room
-        budget = _PrefillBudget(tokens, beside_decodes=bool(decodes))
+        pieces = max(self._options.mixed_prefill_tokens, int(PREFILL_TOKENS_PER_DECODE * len(decodes)))
+        budget = _PrefillBudget(room, pieces if decodes else None)
         prefills = self._continue_prefills(budget, preempted, now)
         if not preempted:
             prefills += self._admit(budget, preempted, now)
@@ -176,15 +180,17 @@ class Scheduler:
     def _admit(self, budget: _PrefillBudget, preempted: list[Sequence], now: float) -> list[Advance]:
         """Starts waiting sequences, in order, each only where all its tokens find room.
 
-        What is left of the budget is left because no running prefill has tokens to compute, so none of them
-        still has to find blocks for its prompt.
+        A long prompt that can have no piece now is passed by short ones; one that finds no room is not.
         """
         advances: list[Advance] = []
-        while budget.left > 0 and self._has_turn():
-            sequence = self.waiting.first(now)
-            if sequence is None or sequence in preempted:
+        for sequence in self.waiting.in_turn(now) if budget.left else ():
+            if budget.left == 0 or not self._has_turn():
                 break
             found = self._kv_cache.find(sequence)
+            to_compute = sequence.num_pending - len(found) * self._kv_cache.block_size
+            sequence.goes_in_pieces = to_compute > self._options.short_prompt_tokens
+            if budget.offer(sequence) == 0:
+                continue
             victims = self._in_the_way(sequence, found)
             if victims is None:
                 break
@@ -222,12 +228,17 @@ class Scheduler:
                 return None
             victims.append(lower.pop(0))
         others = (other for other in [*self._holders(), *lower] if other is not candidate)
-        while not self._kv_cache.fits(candidate, found, victims):
+        while not self._kv_cache.fits(candidate, found, victims, reserved=self._reserved(victims)):
             victim = next(others, None)
             if victim is None:
                 return None
             victims.append(victim)
         return victims
+
+    def _reserved(self, victims: list[Sequence]) -> int:
+        """Blocks that the prompts which are being computed still need, but those of `victims`."""
+        prefills = (running for running in self.running if running.num_pending > 1)
+        return sum(self._kv_cache.missing(running) for running in prefills if running not in victims)
 
 
 def _may_be_preempted(running: Sequence, priority: int) -> bool:

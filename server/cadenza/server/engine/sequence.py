@@ -40,6 +40,8 @@ class Sequence:
     """While it runs: how many seconds more it may wait, in all, before it is overdue."""
     protected: bool = False
     """Whether it was overdue when it began to run."""
+    goes_in_pieces: bool = False
+    """While it runs: whether so much was to be computed first that streams should not wait for all of it."""
     drafter: Drafter | None = None
     """Guesses its next tokens, once it has generated one and where drafts are checked at all."""
 

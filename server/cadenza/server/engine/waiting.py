@@ -40,12 +40,11 @@ class WaitingQueue:
         sequence.protected = sequence.patience <= 0
         sequence.begun = True
 
-    def first(self, now: float) -> Sequence | None:
-        """Whose turn it is."""
+    def in_turn(self, now: float) -> list[Sequence]:
+        """All of them, in the order in which it is their turn."""
         overdue = [sequence for sequence in self._sequences if sequence.overdue_at <= now]
-        if overdue:
-            return min(overdue, key=lambda sequence: sequence.order)
-        return min(self._sequences, key=self._turn, default=None)
+        others = [sequence for sequence in self._sequences if sequence.overdue_at > now]
+        return sorted(overdue, key=lambda sequence: sequence.order) + sorted(others, key=self._turn)
 
     def highest_priority(self) -> int | None:
         """The highest priority that waits."""

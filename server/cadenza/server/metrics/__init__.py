@@ -1,7 +1,7 @@
 """Every metric of the server, on an injected registry; docs/metrics.md is the table for users.
 
-Observed on the loop's thread, once per step and once per request, never once per token: the engine's thread
-waits for the same lock.
+Observed on the loop's thread, some steps at a time and once per request, never once per token: the engine's
+thread waits for the same lock.
 """
 
 from cadenza.server.metrics.collectors import Metrics

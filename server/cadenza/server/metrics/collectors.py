@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics import MetricWrapperBase
 
 from cadenza.server.errors import Reason
+from cadenza.server.metrics.put_off import PutOff
 from cadenza.server.metrics.shared_gauge import SharedGauge
 from cadenza.server.metrics.weighted_histogram import WeightedHistogram
 from cadenza.server.processes import children_resident_bytes
@@ -43,6 +44,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, *, server_version: str) -> None:
         self._registry = registry
+        self.put_off = PutOff(registry)
         self._by_model: list[MetricWrapperBase] = []
         """Those that have series of a model."""
         self._define_gauges()

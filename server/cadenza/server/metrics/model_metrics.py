@@ -1,5 +1,6 @@
 """One version's part in its model's series."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from cadenza.server.account import Account
@@ -14,9 +15,23 @@ from cadenza.server.engine.request import (
 )
 from cadenza.server.metrics.collectors import Metrics
 
+_STEPS_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """A step that is still to be counted."""
+
+    report: StepReport
+    generated_tokens: int
+    intervals: Mapping[float, int]
+
 
 class ModelMetrics:
-    """Series are found once: looking labels up costs more than counting. Several versions show as one."""
+    """Series are found once: looking labels up costs more than counting. Several versions show as one.
+
+    Steps are counted some at a time, and whenever the registry is read.
+    """
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
@@ -43,9 +58,15 @@ class ModelMetrics:
         for share in (self._running, self._waiting, self._stalled):
             share.set(0)
         self._kv_usage.set((0, 1))
+        self._steps_to_count: list[_Step] = []
+        self._last: Sequence[StepReport] = ()
+        """The last reports of all the model's engines."""
+        metrics.put_off.add(self._count_steps)
 
     def end(self) -> None:
         """The version has no engine any more; what it counted stays."""
+        self._count_steps()
+        self._metrics.put_off.remove(self._count_steps)
         for share in (self._running, self._waiting, self._kv_usage, self._stalled):
             share.drop()
 
@@ -60,10 +81,21 @@ class ModelMetrics:
 
         `others` are the last reports of the model's other engines.
         """
-        last = (report, *others)
-        self._running.set(sum(one.running for one in last))
-        used, total = (sum(one.kv_blocks_used for one in last), sum(one.kv_blocks_total for one in last))
-        self._kv_usage.set((used, total))
+        self._last = (report, *others)
+        self._steps_to_count.append(_Step(report, generated_tokens, intervals))
+        if len(self._steps_to_count) == _STEPS_AT_ONCE:
+            self._count_steps()
+
+    def _count_steps(self) -> None:
+        for step in self._steps_to_count:
+            self._count(step.report, step.generated_tokens, step.intervals)
+        self._steps_to_count.clear()
+        if self._last:
+            self._running.set(sum(one.running for one in self._last))
+            used = sum(one.kv_blocks_used for one in self._last)
+            self._kv_usage.set((used, sum(one.kv_blocks_total for one in self._last)))
+
+    def _count(self, report: StepReport, generated_tokens: int, intervals: Mapping[float, int]) -> None:
         if report.preemptions:
             self._preemptions.inc(report.preemptions)
         if report.prompt_tokens_looked_up:
