@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## export the real model, serve it, stream a chat completion,
 
 test: models ## all tests but the benchmarks and the long parity run
 	sh deploy/setup/chromium.sh
-	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity --ignore=tests/triton
+	$(BIN)/pytest tests --ignore=tests/bench --ignore=tests/parity --ignore=tests/triton --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED) ## format, lint, types, import rules, proto lint, generated code up to date, alert rules
 	$(BIN)/ruff format --check .
