@@ -143,7 +143,7 @@ def test_a_stream_is_no_reason_for_pings(server: ScriptedServer, proxy: Proxy) -
     assert frames(proxy.sent)
 
 
-def frames(sent: bytes) -> list[tuple[int, int]]:
+def frames(sent: bytearray) -> list[tuple[int, int]]:
     """Type and flags of the HTTP/2 frames (RFC 9113, section 4.1) of one connection, in order."""
     found = []
     at = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
