@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
 from deploy.demo.models import ARTIFACTS, CACHE, ROOT
 from deploy.demo.serving import serve
 from rich.console import Console
@@ -121,7 +122,9 @@ def run_served(target: str, batch: Sequence[tuple[int, ...]]) -> float:
         "ignore_eos": True,
         "cache_prompt": False,
     }
-    summary = summarise(asyncio.run(closed_loop(target, batch, concurrency=len(batch), options=options)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as `cadenza load` does
+        records = runner.run(closed_loop(target, batch, concurrency=len(batch), options=options))
+    summary = summarise(records)
     if summary.errors:
         raise SystemExit(f"requests failed: {summary.errors}")
     return summary.tokens_per_second

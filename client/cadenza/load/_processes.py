@@ -15,6 +15,7 @@ from cadenza.load._clock import MonotonicClock
 from cadenza.load._connection import LoadError, Sender, connected
 from cadenza.load._counts import LiveCounts, Slots
 from cadenza.load._generator import WHOLE, Generated, Part, ProcessUse, generate
+from cadenza.load._loop import new_event_loop
 from cadenza.load._plan import LoadPlan
 
 _LEAD_SECONDS: Final = 0.2
@@ -81,7 +82,8 @@ def _work(plan: LoadPlan, part: Part, slots: Slots, pipe: Pipe) -> None:
         return moment
 
     try:
-        pipe.send(asyncio.run(_run(plan, part, slots, begin)))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            pipe.send(runner.run(_run(plan, part, slots, begin)))
     except LoadError as error:
         pipe.send(error)
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import structlog
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from cadenza.server.config import Settings
@@ -205,7 +206,8 @@ def run(settings: Settings, make_loader: MakeLoader = choose_loader) -> ExitCode
     Exits at once by itself on a second signal, and where a thread cannot be waited for.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return asyncio.run(_run(settings, make_loader))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(settings, make_loader))
 
 
 async def _run(settings: Settings, make_loader: MakeLoader) -> ExitCode:

@@ -66,8 +66,11 @@ class Dispatcher:
         metrics: ModelMetrics,
         clock: Callable[[], float],
         on_failure: Callable[[], None],
+        messages_per_second: float = math.inf,
     ) -> None:
         """`clock` gives seconds that never go back; `name` is the model's, for logs and the threads.
+
+        Where streams would make more messages than `messages_per_second`, each has the tokens of some steps.
 
         `on_failure` is called on the loop when the last engine has broken and its streams are ended.
         """
@@ -97,6 +100,7 @@ class Dispatcher:
         self._told_engines = False
         """No request reaches the engines any more: they were told to stop when they have finished."""
         self._on_failure = on_failure
+        self._messages_per_second = messages_per_second
 
     def start(self) -> None:
         """Starts the engines' threads; the running loop gets their events."""
@@ -251,6 +255,7 @@ class Dispatcher:
         """Hands out what a step brought."""
         generated = ended = 0
         intervals: dict[float, int] = {}
+        spacing = sum(len(one.running) for one in self._replicas) / self._messages_per_second
         for event in report.events:
             stream = self._streams.get(event.request_id)
             if not isinstance(event, Progress):
@@ -265,7 +270,7 @@ class Dispatcher:
                     _count_intervals(stream, event, now, intervals)
                 if event.finish_reason is not None:
                     self._metrics.choice_finished(event.finish_reason)
-                stream.push(event)
+                stream.push(event, now, spacing)
         replica.pace.learn(report, ended, now)
         others = [one.last_report for one in self._replicas if one is not replica]
         self._metrics.step(report, generated, intervals, [other for other in others if other is not None])
@@ -310,6 +315,7 @@ class Dispatcher:
                 stream.account.admit(event)
             case Preempted():
                 stream.account.preemptions += 1
+                stream.tell()
             case Finished():
                 stream.account.finish(event)
                 self._metrics.finished(event, stream.account)

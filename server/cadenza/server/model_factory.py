@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -93,6 +94,7 @@ class ModelFactory:
             metrics=ModelMetrics(self._metrics, artifact.name),
             clock=self._clock,
             on_failure=self._on_failure,
+            messages_per_second=settings.stream_messages_per_second or math.inf,
         )
         dispatcher.start()
         return ServedModel(

@@ -5,6 +5,7 @@ What is not taken is merged, so a slow reader holds at most one answer and gets 
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -34,6 +35,9 @@ class Stream:
         self.account = Account(request)
         self.last_token_at: dict[int, float] = {}
         """By choice, seconds on the engine's clock; a choice without a token is not in it."""
+        self._is_told = False
+        """Whether the reader may have what is unread."""
+        self._told_at = -math.inf
         self._on_close = on_close
         self._unread: dict[int, _Unread] = {}
         self._end: Finished | RequestError | None = None
@@ -61,11 +65,12 @@ class Stream:
 
         Raises RequestError where the request ended without an answer.
         """
-        if not self._unread and self._end is None:
+        if not self._is_told and self._end is None:
             await self._wait()
         if isinstance(self._end, RequestError):
             raise self._end
         unread, self._unread = self._unread, {}
+        self._is_told = False
         return Part(tuple(unread[choice].merged(self.key, choice) for choice in sorted(unread)), self._end)
 
     async def result(self) -> Part:
@@ -75,13 +80,24 @@ class Stream:
             await self._wait()
         return await self.next_part()
 
-    def push(self, event: Progress) -> None:
-        """Adds what a step brought to one choice."""
+    def push(self, event: Progress, now: float = 0.0, spacing: float = 0.0) -> None:
+        """Adds what a step brought to one choice at `now`.
+
+        The reader is told where it was not told within `spacing` seconds, and of a choice's end; else what is
+        new waits for the next push. What goes on without pushes is to be followed by `tell`.
+        """
         unread = self._unread.get(event.choice)
         if unread is None:
             unread = self._unread[event.choice] = _Unread()
         unread.add(event)
-        if not self._wants_end_only:
+        if now - self._told_at >= spacing or event.finish_reason is not None:
+            self._told_at = now
+            self.tell()
+
+    def tell(self) -> None:
+        """Tells the reader of what is new, if anything is."""
+        if self._unread and not self._wants_end_only:
+            self._is_told = True
             self._wake()
 
     def end(self, end: Finished | RequestError) -> None:

@@ -31,9 +31,10 @@ def load(args: argparse.Namespace) -> int:
             "`cadenza load` is not installed: pip install 'cadenza[load]'", reason="INVALID_OPTION"
         ) from None
     from cadenza.load import _command
+    from cadenza.load._loop import new_event_loop
 
     settings = settings_from(args.target, client_options(args), os.environ)
-    return run(_command.load(args, connect(args), settings))
+    return run(_command.load(args, connect(args), settings), new_event_loop)
 
 
 def add_load_flags(parser: argparse.ArgumentParser) -> None:

@@ -8,15 +8,20 @@ the event loop does neither.
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
 
-def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Runs it on an event loop of its own. Raises KeyboardInterrupt when Ctrl-C cancelled it."""
-    with asyncio.Runner() as runner:
+def run(
+    coroutine: Coroutine[Any, Any, _T], new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> _T:
+    """Runs it on an event loop of its own, asyncio's if not `new_loop`'s.
+
+    Raises KeyboardInterrupt when Ctrl-C cancelled it.
+    """
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return run_on(runner, coroutine)
 
 

@@ -1,5 +1,6 @@
 """Between the engine's batch and the kernels' memory: a batch is written into it, a result read from it."""
 
+import struct
 from array import array
 from collections.abc import Sequence
 
@@ -9,10 +10,12 @@ from numpy.typing import NDArray
 from cadenza.server.engine.request import SamplingParams, TokenLogprob
 from cadenza.server.runner.base import NO_TOKEN, NOT_FINITE, SequenceSlice, StepBatch, StepResult
 from cadenza.server.runner.checks import check_alternatives, check_biases, check_history, check_token_ids
-from cadenza.server.runner.litert.memory import NO_LOGPROB, StepMemory
+from cadenza.server.runner.litert.memory import HEAD_ROW, NO_LOGPROB, StepMemory
 
 _HeadRow = tuple[int | float, ...]
 """The fields of HEAD_ROW, in its order."""
+_HEAD_ROW = struct.Struct("@" + "".join(HEAD_ROW[name].char for name in HEAD_ROW.names or ()))
+"""The same bytes as HEAD_ROW's, in a fifth of the time that NumPy takes."""
 _BiasPairs = tuple[tuple[int, float], ...]
 _NOT_SAMPLED = (0.0, 0, 1.0, 0.0, 0, 0)
 _NO_PENALTIES = (1.0, 0.0, 0.0, 0, 0, 0)
@@ -29,6 +32,9 @@ class HandOver:
     def __init__(self, step: StepMemory, vocabulary: int) -> None:
         self._step = step
         self._vocabulary = vocabulary
+        self._token_ids, self._slice_of_row = step.token_ids.data, step.slice_of_row.data
+        self._positions = step.positions.data
+        self._heads = step.heads.view(np.uint8).data
         self._tables = [table.data for table in step.tables]
         self._history = step.history.data
         self._num_heads = 0
@@ -38,21 +44,25 @@ class HandOver:
 
     def fill(self, batch: StepBatch) -> tuple[int, int]:
         """Writes the batch into the step's memory; returns its rows and its head rows. Raises ValueError."""
-        row, token_ids = 0, array("i")
+        row, token_ids, slice_of_row, positions = 0, array("i"), array("i"), array("i")
         heads: list[_HeadRow] = []
         self._history_end = self._bias_end = 0
         self._biases.begin()
         for index, part in enumerate(batch.slices):
             begin, row = row, row + len(part.token_ids)
             token_ids.extend(part.token_ids)
+            slice_of_row.extend([index] * len(part.token_ids))
+            positions.extend(range(part.start, part.start + len(part.token_ids)))
             self._tables[index][: len(part.block_table)] = _packed(part.block_table)
             if part.targets:
                 heads += self._target_rows(part, begin)
             if part.sampling is not None:
                 heads += self._sampled_rows(part, part.sampling, row - 1)
-        self._step.token_ids[:row] = token_ids
-        self._place_rows(batch.slices, row)
-        self._step.heads[: len(heads)] = heads
+        self._token_ids[:row] = token_ids
+        self._slice_of_row[:row] = slice_of_row
+        self._positions[:row] = positions
+        for index, head in enumerate(heads):
+            _HEAD_ROW.pack_into(self._heads, index * _HEAD_ROW.size, *head)
         self._num_heads = len(heads)
         return row, len(heads)
 
@@ -78,13 +88,6 @@ class HandOver:
             if told:
                 logprobs[index] = [self._logprob(head, chosen[head]) for head in told]
         return StepResult(token_ids, logprobs, accepted)
-
-    def _place_rows(self, slices: Sequence[SequenceSlice], rows: int) -> None:
-        lengths = [len(part.token_ids) for part in slices]
-        starts = np.array([part.start for part in slices])
-        first_rows = np.cumsum(lengths) - lengths
-        self._step.slice_of_row[:rows] = np.repeat(np.arange(len(slices)), lengths)
-        self._step.positions[:rows] = np.arange(rows) + np.repeat(starts - first_rows, lengths)
 
     def _target_rows(self, part: SequenceSlice, row: int) -> list[_HeadRow]:
         check_token_ids("targets", part.targets, self._vocabulary)

@@ -1,6 +1,7 @@
 """A lane: programs and buffers of one thread, bound to whatever row count a step has."""
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from cadenza.server.runner.litert.capi import LiteRT, Program, aligned
 from cadenza.server.runner.litert.memory import (
+    DONE,
     GO,
     HEAD_BEGIN,
     HEAD_END,
@@ -53,12 +55,18 @@ class Semaphores:
         self._memory = np.zeros((lanes, 2, 4), np.int64)  # sem_t is at most 32 bytes on Linux
         start, lane, which = self._memory.ctypes.data, *self._memory.strides[:2]
         self.addresses = start + lane * np.arange(lanes)[:, None] + which * np.arange(2)
-        for address in self.addresses.flat:
-            self._libc.sem_init(ctypes.c_void_p(int(address)), 0, 0)
+        self._pointers = [[ctypes.c_void_p(address) for address in pair] for pair in self.addresses.tolist()]
+        for pointer in itertools.chain.from_iterable(self._pointers):
+            self._libc.sem_init(pointer, 0, 0)
 
     def go(self, lane: int) -> None:
         """Wakes a lane."""
-        self._libc.sem_post(ctypes.c_void_p(int(self.addresses[lane, GO])))
+        self._libc.sem_post(self._pointers[lane][GO])
+
+    def wait_done(self, lane: int) -> None:
+        """Waits for a lane, without Python's lock."""
+        while self._libc.sem_wait(self._pointers[lane][DONE]):
+            pass
 
 
 class Lane:

@@ -93,9 +93,7 @@ class NativeRunner:
         _, _, kv_heads, _, block = model.keys.shape
         self._lanes = [_lane(blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
         self._semaphores = Semaphores(lanes)
-        self._first_lane = 0
-        """The thread that was the first lane last: it is whoever calls."""
-        self._threads = [self._start(index) for index in range(1, lanes)]
+        self._threads = [self._start(index) for index in range(lanes)]
 
     @classmethod
     def load(cls, cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> "NativeRunner":
@@ -163,7 +161,7 @@ class NativeRunner:
 
     def close(self) -> None:
         """Ends the lanes' threads and frees the memory."""
-        for index, thread in enumerate(self._threads, 1):
+        for index, thread in enumerate(self._threads):
             self._lanes[index].control[STOP] = 1
             self._semaphores.go(index)
             thread.join()
@@ -177,10 +175,8 @@ class NativeRunner:
             self._copy(copy)
         self._assign(rows, heads, as_team)
         self._step.meeting[0] = 0
-        if threading.get_ident() != self._first_lane:
-            self._first_lane = threading.get_ident()
-            sleep_exactly()
-        self._run(0)
+        self._semaphores.go(0)
+        self._semaphores.wait_done(0)
 
     def _assign(self, rows: int, heads: int, as_team: bool) -> None:
         """All rows to all lanes as a team; or, where they are many, a range of them to each."""
@@ -194,7 +190,13 @@ class NativeRunner:
             sharing = lanes if shared else 1
             lane.control[LANES:PHASE] = 1, sharing, row, row_end - row, head, head_end - head
 
-    def _run(self, index: int) -> None:
+    def _start(self, index: int) -> threading.Thread:
+        thread = threading.Thread(target=self._live, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
+        thread.start()
+        return thread
+
+    def _live(self, index: int) -> None:
+        sleep_exactly()
         self._kernel(
             self._functions,
             self._model,
@@ -204,17 +206,7 @@ class NativeRunner:
             self._lanes[index],
             self._semaphores.addresses,
             index,
-            len(self._lanes),
         )
-
-    def _start(self, index: int) -> threading.Thread:
-        thread = threading.Thread(target=self._live, args=(index,), name=f"cadenza-lane-{index}", daemon=True)
-        thread.start()
-        return thread
-
-    def _live(self, index: int) -> None:
-        sleep_exactly()
-        self._run(index)
 
     def _copy(self, copy: BlockCopy) -> None:
         for pool in (self._model.keys, self._model.values):

@@ -64,14 +64,13 @@ _SHARED = ("native", "mathematics", "memory", "attention", "penalties", "samplin
 _OWN = ("memory", "tiles", "rows", "products", "phases", "step_kernel")
 
 StepKernel = Callable[
-    [Functions, NativeModel, StepMemory, TeamMemory, TeamMemory, NativeLane, NDArray[np.int64], int, int],
-    None,
+    [Functions, NativeModel, StepMemory, TeamMemory, TeamMemory, NativeLane, NDArray[np.int64], int], None
 ]
-"""run(functions, model, step, team, alone, lane, semaphores, index, used), where `index` is the lane's.
+"""run(functions, model, step, team, alone, lane, semaphores, index): the life of the lane `index`.
 
-For the first lane it computes one step with `used` lanes. For another it is the lane's whole life: it waits
-for steps and takes part until told to stop. team: all lanes'; alone: this lane's, where it has rows of its
-own. semaphores: [lanes, 2] addresses, GO and DONE.
+It waits for steps and takes part until told to stop. The first lane wakes the others, and is done when they
+are. team: all lanes'; alone: this lane's, where it has rows of its own. semaphores: [lanes, 2] addresses, GO
+and DONE. A step called as a function would cost more: so many arrays take Numba 0.1 ms to unpack.
 """
 
 
@@ -196,9 +195,9 @@ def _expand_normed(functions, model, team, lane, layer):
 
 
 @njit
-def _wake(functions, semaphores, used):
+def _wake(functions, semaphores):
     """Lets the other lanes begin."""
-    for other in range(1, used):
+    for other in range(1, len(semaphores)):
         call_address(functions.sem_post, (semaphores[other, GO],))
 
 
@@ -211,9 +210,9 @@ def _next_step(functions, semaphore, lane):
 
 
 @njit
-def _await(functions, semaphores, used):
+def _await(functions, semaphores):
     """Returns when the other lanes have ended."""
-    for other in range(1, used):
+    for other in range(1, len(semaphores)):
         while call_address(functions.sem_wait, (semaphores[other, DONE],)) != 0:
             pass
 
@@ -240,18 +239,17 @@ def step_kernel(
         function.enable_caching()
 
     @njit(nogil=True, cache=True)
-    def run(functions, model, step, team, alone, lane, semaphores, index, used):
-        if index == 0:
-            team.claims[:] = 0
-            _wake(functions, semaphores, used)
-        while index == 0 or _next_step(functions, semaphores[index, GO], lane):
+    def run(functions, model, step, team, alone, lane, semaphores, index):
+        while _next_step(functions, semaphores[index, GO], lane):
+            if index == 0:
+                team.claims[:] = 0
+                _wake(functions, semaphores)
             _compute(
                 layers, head_dim, block, group, kv_heads, bf16, functions, borrow(model), borrow(step),
                 borrow(team if lane.control[LANES] > 1 else alone), borrow(lane),
             )  # fmt: skip
             if index == 0:
-                _await(functions, semaphores, used)
-                return
+                _await(functions, semaphores)
             call_address(functions.sem_post, (semaphores[index, DONE],))
 
     return run
