@@ -14,8 +14,9 @@ from tests.bench.workload import NEW_TOKENS
 from cadenza.server.engine.engine import Engine
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import Drain, Finished, Request, StepReport, Submit
-from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
-from cadenza.server.runner.litert import LiteRTOptions
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu_program import load_cpu_program
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -91,7 +92,7 @@ def bench_engine(artifact: Path, cache_dir: Path) -> Iterator[tuple[BenchEngine,
     """An engine on the artifact's CPU program with the server's default sizes."""
     extra = artifact / "assets.extra"
     manifest = json_format.Parse((extra / "manifest.json").read_text(encoding="utf-8"), ModelManifest())
-    runner = load_cpu_program(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
+    runner = load_cpu_program(extra / "cpu", manifest, CpuOptions(cache_dir=cache_dir))
     runner.warm_up()
     engine = BenchEngine(runner, manifest.decoder.vocabulary_size)
     try:

@@ -10,7 +10,7 @@ from tests.bench.workload import prompts
 
 from cadenza.server.engine.request import GREEDY
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 from cadenza.server.runner.memory import ProcessMemory, process_memory
 
 PRECISIONS = ("int8", "float32")

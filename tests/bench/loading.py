@@ -5,8 +5,9 @@ from pathlib import Path
 from deploy.demo.models import ARTIFACTS, CACHE
 from google.protobuf import json_format
 
-from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
-from cadenza.server.runner.litert import LiteRTOptions
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu_program import load_cpu_program
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -18,7 +19,7 @@ def read_manifest(precision: str) -> ModelManifest:
 
 def load_runner(precision: str, *, lanes: int = 0, kv_cache_bytes: int = 0) -> CpuRunner:
     """A runner with the server's default sizes where nothing else is said; the caller closes it."""
-    options = LiteRTOptions(CACHE / "server", lanes=lanes, kv_cache_bytes=kv_cache_bytes)
+    options = CpuOptions(CACHE / "server", lanes=lanes, kv_cache_bytes=kv_cache_bytes)
     runner = load_cpu_program(_extra(precision) / "cpu", read_manifest(precision), options)
     runner.warm_up()
     return runner

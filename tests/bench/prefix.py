@@ -21,7 +21,7 @@ from tests.bench.machine import processor
 from tests.bench.workload import SEED, prompts
 
 from cadenza.client import Client
-from cadenza.server.runner.litert.runner import BLOCK_SIZE
+from cadenza.server.runner.cpu.options import BLOCK_SIZE
 
 PREFIX_TOKENS = 1000
 OWN_TOKENS = 16

@@ -24,8 +24,9 @@ from tests.bench.workload import SEED, prompts
 
 from cadenza.server.engine.request import SamplingParams
 from cadenza.server.runner.base import BlockCopy, SequenceSlice, StepBatch
-from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
-from cadenza.server.runner.litert import LiteRTOptions
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu_program import load_cpu_program
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 ROWS = 32
@@ -65,7 +66,7 @@ def load(artifact: Path, cache_dir: Path) -> CpuRunner:
     """The artifact's CPU program with the server's default sizes."""
     extra = artifact / "assets.extra"
     manifest = json_format.Parse((extra / "manifest.json").read_text(encoding="utf-8"), ModelManifest())
-    return load_cpu_program(extra / "cpu", manifest, LiteRTOptions(cache_dir=cache_dir))
+    return load_cpu_program(extra / "cpu", manifest, CpuOptions(cache_dir=cache_dir))
 
 
 def batch(asking: SamplingParams, count: int) -> StepBatch:

@@ -6,7 +6,7 @@ import pytest
 from tests.bench.conversation import converse
 
 from cadenza.client import Client
-from cadenza.server.runner.litert.runner import BLOCK_SIZE
+from cadenza.server.runner.cpu.options import BLOCK_SIZE
 
 pytestmark = pytest.mark.real_model
 

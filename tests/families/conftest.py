@@ -18,7 +18,7 @@ from tests.real.saved_model import load_logits
 
 from cadenza.export.exporter import export, open_source
 from cadenza.export.model import Precision
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 
 LARGEST_DIFFERENCE: Final = 1e-4
 REFERENCE: Final = Path(__file__).parents[1] / "reference" / "families.json"

@@ -10,7 +10,7 @@ from tests.real.cpu_program import KINDS, generate, step_logits
 from cadenza.export.model import Precision
 from cadenza.server.engine.request import GREEDY
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 from cadenza.server.runner.litert import LiteRTRunner
 
 INT8_ERROR = {"GPT2LMHeadModel": 0.04, "GPTNeoXForCausalLM": 0.045}

@@ -11,9 +11,12 @@ from tests.runner.driver import Job, complete
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import StepBatch
-from cadenza.server.runner.cpu import CpuRunner, load_cpu_program
-from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
-from cadenza.server.runner.litert.memory import HEAD_BEGIN, HEAD_END, HEAD_ROWS
+from cadenza.server.runner.cpu.memory import HEAD_ROWS
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu_program import load_cpu_program
+from cadenza.server.runner.litert import LiteRTRunner
+from cadenza.server.runner.litert.lane_memory import HEAD_BEGIN, HEAD_END
 from cadenza.server.runner.native import NativeRunner, obstacle
 from cadenza.server.runner.native import memory as native
 from cadenza.v1.manifest_pb2 import ModelManifest
@@ -41,7 +44,7 @@ def load_runner(
     manifest = json_format.Parse(text, ModelManifest())
     if kind is NativeRunner and (wrong := obstacle(manifest)) is not None:
         pytest.skip(wrong)
-    options = LiteRTOptions(CACHE, lanes, kv_cache_bytes, max_step_tokens, max_sequences)
+    options = CpuOptions(CACHE, lanes, kv_cache_bytes, max_step_tokens, max_sequences)
     cpu_dir = artifact / "assets.extra" / "cpu"
     return (
         load_cpu_program(cpu_dir, manifest, options)
@@ -73,7 +76,7 @@ def step_logits(runner: CpuRunner, batch: StepBatch) -> NDArray[np.float32]:
     runner.step(batch)
     heads = sum(len(part.targets) + (part.sampling is not None) for part in batch.slices)
     rows: list[NDArray[np.float32]] = []
-    for logits, count in _native_logits(runner) if isinstance(runner, NativeRunner) else _logits(runner):
+    for logits, count in _lanes_logits(runner):
         assert count <= HEAD_ROWS
         rows += [logits[index].copy() for index in range(count)]
         if len(rows) == heads:
@@ -81,7 +84,11 @@ def step_logits(runner: CpuRunner, batch: StepBatch) -> NDArray[np.float32]:
     return np.stack(rows)
 
 
-def _logits(runner: LiteRTRunner) -> Iterator[tuple[NDArray[np.float32], int]]:
+def _lanes_logits(runner: CpuRunner) -> Iterator[tuple[NDArray[np.float32], int]]:
+    if isinstance(runner, NativeRunner):
+        yield from _native_logits(runner)
+        return
+    assert isinstance(runner, LiteRTRunner)
     for lane in runner._lanes:
         control = lane.memory.control
         yield lane.memory.logits, int(control[HEAD_END] - control[HEAD_BEGIN])

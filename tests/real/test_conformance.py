@@ -7,7 +7,7 @@ import pytest
 from tests.real.cpu_program import KINDS, load_runner
 from tests.runner.conformance import DraftConformance, SamplingConformance, SamplingSubject
 
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 
 pytestmark = pytest.mark.real_model
 

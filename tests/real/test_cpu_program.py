@@ -11,7 +11,7 @@ from tests.real.cpu_program import KINDS, generate, load_runner, step_logits
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 
 pytestmark = pytest.mark.real_model
 

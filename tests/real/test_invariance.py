@@ -19,7 +19,7 @@ from tests.runner.exact import log_softmax
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import BlockCopy, SequenceSlice, StepBatch
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 
 pytestmark = pytest.mark.real_model
 

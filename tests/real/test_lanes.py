@@ -16,7 +16,7 @@ from tests.runner.driver import Job, complete
 
 from cadenza.server.config import Settings
 from cadenza.server.repository import Artifact
-from cadenza.server.runner.cpu import CpuRunner
+from cadenza.server.runner.cpu.runner import CpuRunner
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
 from cadenza.server.runner.loading import CpuLoader
 from cadenza.server.runner.memory import process_memory

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cadenza.server.engine.request import SamplingParams
 from cadenza.server.runner.base import RunnerLimits, SequenceSlice, StepBatch, StepResult
-from cadenza.server.runner.litert.hand_over import HandOver
-from cadenza.server.runner.litert.head import finish_row
-from cadenza.server.runner.litert.memory import LaneMemory, step_memory
+from cadenza.server.runner.cpu.hand_over import HandOver
+from cadenza.server.runner.cpu.head import finish_row
+from cadenza.server.runner.cpu.memory import step_memory
+from cadenza.server.runner.litert.lane_memory import LaneMemory
 
 BLOCK_SIZE = 4
 

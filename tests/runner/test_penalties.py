@@ -12,7 +12,7 @@ from tests.runner.exact import altered
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
-from cadenza.server.runner.litert.penalties import add_biases, penalise
+from cadenza.server.runner.cpu.penalties import add_biases, penalise
 
 VOCABULARY = 23
 tokens = st.integers(0, VOCABULARY - 1)

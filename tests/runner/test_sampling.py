@@ -13,7 +13,7 @@ from tests.runner.exact import chi_square_is_plausible, distribution
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import StepBatch
-from cadenza.server.runner.litert.sampling import uniform
+from cadenza.server.runner.cpu.sampling import uniform
 
 LOGITS = np.array([1.0, 2.5, 0.0, 2.0, -1.0, 1.5, -30.0], np.float32)
 DRAWS = 20_000

@@ -166,9 +166,11 @@ async def test_when_the_last_engine_breaks_the_model_has_failed(artifact: Path) 
 async def test_a_step_that_does_not_end_on_any_engine_is_seen(artifact: Path) -> None:
     clock = HandClock()
     async with several(artifact, clock=clock, watchdog_seconds=0.05) as both:
-        both.runners[1].hold()
+        both.hold()
         calls = [asyncio.ensure_future(both.live.text(prompt)) for prompt in "ak"]
-        await asyncio.to_thread(both.runners[1].wait_for_step, 1)
+        for runner in both.runners:
+            await asyncio.to_thread(runner.wait_for_step, 1)
+        both.runners[0].allow()
         clock.now += 0.06
         await both.live.until("cadenza_engine_stalled", 1)
         both.allow()

@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         "1,024 tokens each and for one whole context, but at most a quarter of the machine's memory, and on "
         "GPU and TPU what --device-memory-fraction leaves beside the weights",
     )
+    kv_cache_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of keys and values in the cache of a CPU: auto (bfloat16 beside int8 weights, else "
+        "float32), float32 or bfloat16; devices of TensorFlow keep them as --precision says",
+    )
     max_sequences: int = Field(64, ge=1, le=4096, description="most requests that run at once, per model")
     max_step_tokens: int = Field(128, ge=2, le=65536, description="most tokens in one engine step")
     max_queue_requests: int = Field(

@@ -52,25 +52,27 @@ class CpuLoader:
     """Implements RunnerLoader on the CPU, with the artifact's CPU program."""
 
     def __init__(self, settings: Settings) -> None:
-        from cadenza.server.runner.litert import LiteRTOptions
+        from cadenza.server.runner.cpu.options import CpuOptions
 
         self._choice: Literal["auto", "native", "litert"] = (
             "auto" if settings.runner == "tensorflow" else settings.runner
         )
         self._topology = read_topology()
         warn_of_unused_nodes(self._topology)
-        self._options = LiteRTOptions(
+        self._options = CpuOptions(
             cache_dir=settings.cache_dir,
             lanes=settings.lanes,
             kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
+            kv_precision=settings.kv_cache_precision,
             max_step_tokens=settings.max_step_tokens,
             max_sequences=settings.max_sequences,
         )
 
     def load(self, artifact: Artifact) -> Sequence[Runner]:
         """One warm runner. Raises StartupError."""
-        from cadenza.server.runner.cpu import load_cpu_program
-        from cadenza.server.runner.litert import LiteRTError, kv_pool_bytes
+        from cadenza.server.runner.cpu.model import kv_pool_bytes
+        from cadenza.server.runner.cpu_program import load_cpu_program
+        from cadenza.server.runner.litert import LiteRTError
 
         kv_cache = kv_pool_bytes(artifact.manifest, self._options)
         try:
@@ -87,7 +89,7 @@ class CpuLoader:
 
     def required_bytes(self, artifact: Artifact) -> int:
         """Packed weights are as large as the files; the KV pool is counted whole, though it fills as used."""
-        from cadenza.server.runner.litert import kv_pool_bytes
+        from cadenza.server.runner.cpu.model import kv_pool_bytes
 
         weights = sum(path.stat().st_size for path in artifact.cpu_dir.iterdir())
         return weights + kv_pool_bytes(artifact.manifest, self._options)

@@ -13,8 +13,8 @@ from tests.bench.rivals.driver import Completion, Settings, TokenIds, serve
 from cadenza.server.engine.engine import Engine
 from cadenza.server.engine.options import EngineOptions
 from cadenza.server.engine.request import Event, Failed, Finished, Progress, Request, StepReport, Submit
-from cadenza.server.runner.cpu import load_cpu_program
-from cadenza.server.runner.litert import LiteRTOptions
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu_program import load_cpu_program
 from cadenza.v1.manifest_pb2 import ModelManifest
 
 
@@ -24,7 +24,7 @@ class CadenzaEngine:
     def __init__(self, settings: Settings) -> None:
         extra = Path(settings.model) / "assets.extra"
         manifest = json_format.Parse((extra / "manifest.json").read_text(encoding="utf-8"), ModelManifest())
-        runner = load_cpu_program(extra / "cpu", manifest, LiteRTOptions(cache_dir=CACHE / "server"))
+        runner = load_cpu_program(extra / "cpu", manifest, CpuOptions(cache_dir=CACHE / "server"))
         runner.warm_up()
         self._reports: queue.SimpleQueue[StepReport] = queue.SimpleQueue()
         self._engine = Engine(

@@ -6,14 +6,12 @@ memory of ours and can be called from compiled code. Names and layouts: litert/c
 
 import ctypes
 import json
-import mmap
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ai_edge_litert
 import numpy as np
@@ -198,18 +196,3 @@ def _without_noise() -> Iterator[None]:
             for line in caught:
                 if line != _GREETING:
                     os.write(_STDERR, line)
-
-
-def aligned(
-    shape: tuple[int, ...], dtype: type[np.generic] = np.float32, *, huge: bool = False
-) -> NDArray[Any]:
-    """Zeros in pages of their own, so at an address that LiteRT accepts; in `huge` ones if they can be had.
-
-    Pages are taken from the system as they are touched and go back with the array. Of malloc neither is
-    sure: it clears memory that it gives out again, and keeps what is not large.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    pages = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if huge:
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)[:size].view(dtype).reshape(shape)

@@ -5,40 +5,41 @@ layer to the chosen tokens and needs Python's lock at no point. Lanes that hold 
 meet once a layer, after its keys and values are written.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
 from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from cadenza.server.runner.litert.attention import attend, rotate_and_store
-from cadenza.server.runner.litert.head import finish_row
-from cadenza.server.runner.litert.memory import (
+from cadenza.server.runner.cpu.attention import attend, rotate_and_store
+from cadenza.server.runner.cpu.head import finish_row
+from cadenza.server.runner.cpu.intrinsics import atomic_add, atomic_load, call_address
+from cadenza.server.runner.cpu.kernel_cache import keep_kernels
+from cadenza.server.runner.cpu.memory import (
     ATTENTION,
     DONE,
-    FAILED_PROGRAM,
     GO,
     HEAD,
-    HEAD_BEGIN,
-    HEAD_END,
     HEAD_ROWS,
     LINEAR,
-    ROW_BEGIN,
-    ROW_END,
     SAMPLING,
-    SHARING,
-    STATUS,
-    STOP,
     Functions,
-    LaneMemory,
     ModelMemory,
     StepMemory,
 )
-from cadenza.server.runner.litert.native import atomic_add, atomic_load, call_address
+from cadenza.server.runner.litert.lane_memory import (
+    FAILED_PROGRAM,
+    HEAD_BEGIN,
+    HEAD_END,
+    ROW_BEGIN,
+    ROW_END,
+    SHARING,
+    STATUS,
+    STOP,
+    LaneMemory,
+)
 
 _HEAD, _HEAD_TAIL = -2, -1
 _MONOTONIC = 1
@@ -46,11 +47,7 @@ _ABANDONED = 1 << 40
 _SPINS = 20_000
 """How often a lane looks for the others before it pauses: some 20 us."""
 _PAUSE_MICROSECONDS = 20
-_KERNEL_SOURCES = (
-    "../base", "native", "mathematics", "memory", "attention", "penalties", "sampling", "logprobs", "head",
-    "lane_kernel",
-)  # fmt: skip
-
+_OWN_SOURCES = ("lane_memory", "lane_kernel")
 
 LaneKernel = Callable[[Functions, ModelMemory, StepMemory, LaneMemory, NDArray[np.int64], int, int], None]
 """run(functions, model, step, lane, semaphores, index, used), where `index` is the lane's.
@@ -175,10 +172,9 @@ def lane_kernel(
 ) -> LaneKernel:
     """Compiles the kernel for a model's sizes, or takes it from Numba's cache below `cache_dir`.
 
-    Numba's cache sees changes of this file only, so the folder is named after all kernel sources; and only a
-    function whose closure holds nothing but numbers is found again by another process.
+    Only a function whose closure holds nothing but numbers is found again by another process.
     """
-    numba.config.CACHE_DIR = str(cache_dir / "numba" / _sources_digest())
+    keep_kernels(cache_dir, (Path(__file__).parent / f"{name}.py" for name in _OWN_SOURCES))
     finish_row.enable_caching()  # large, and the same for all models
 
     @njit(nogil=True, cache=True)
@@ -200,10 +196,3 @@ def lane_kernel(
             call_address(functions.sem_post, (semaphores[index, DONE],))
 
     return run
-
-
-def _sources_digest() -> str:
-    digest = hashlib.sha256()
-    for name in _KERNEL_SOURCES:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()[:16]

@@ -4,110 +4,64 @@ A step's rows, prefill chunks and decode tokens alike, run as one flat batch tha
 rows per lane. Every row is computed alone, so a request's tokens do not depend on its neighbours.
 """
 
-import dataclasses
 import fcntl
 import hashlib
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cadenza.server.engine.request import GREEDY
-from cadenza.server.runner.base import (
-    BlockCopy,
-    RunnerError,
-    RunnerLimits,
-    SequenceSlice,
-    StepBatch,
-    StepResult,
-)
+from cadenza.server.runner.base import RunnerError, RunnerLimits
+from cadenza.server.runner.cpu.memory import ModelMemory
+from cadenza.server.runner.cpu.model import model_memory, runner_limits
+from cadenza.server.runner.cpu.options import BLOCK_SIZE, CpuOptions
+from cadenza.server.runner.cpu.ranges import cut_rows
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu.threads import Semaphores, posix_functions
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_by_rows
-from cadenza.server.runner.litert.capi import LiteRT, aligned
-from cadenza.server.runner.litert.hand_over import HandOver
-from cadenza.server.runner.litert.lane import Lane, Semaphores, posix_functions
+from cadenza.server.runner.litert.capi import LiteRT
+from cadenza.server.runner.litert.lane import Lane
 from cadenza.server.runner.litert.lane_kernel import LaneKernel, lane_kernel
-from cadenza.server.runner.litert.memory import (
-    FAILED_PROGRAM,
-    HEAD_ROWS,
-    STATUS,
-    STOP,
-    ModelMemory,
-    step_memory,
-)
-from cadenza.server.runner.litert.ranges import cut_rows
-from cadenza.server.runner.memory import default_kv_bytes
+from cadenza.server.runner.litert.lane_memory import FAILED_PROGRAM, STATUS, STOP
 from cadenza.server.runner.topology import read_topology
-from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest
+from cadenza.v1.manifest_pb2 import ModelManifest
 
-BLOCK_SIZE = 32
-"""Tokens in a KV block."""
 _ROWS_WORTH_A_LANE = 2
 """With fewer rows one lane is as fast: reading the weights is what takes time."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LiteRTOptions:
-    """How to run a CPU program."""
-
-    cache_dir: Path
-    """Where packed weights are kept between starts."""
-    lanes: int = 0
-    """Threads that compute; 0 is as many as the rule of runner/lanes.py gives."""
-    kv_cache_bytes: int = 0
-    """0 is what max_sequences of 1,024 tokens take, or one whole context where that is more; at least
-    256 MiB, and beyond those at most a quarter of the machine's memory."""
-    max_step_tokens: int = 128
-    max_sequences: int = 64
-
-
-class LiteRTRunner:
+class LiteRTRunner(CpuRunner):
     """Implements runner.base.Runner on a CPU."""
 
     name = "litert"
-    """As --runner says it."""
 
     def __init__(
         self, litert: LiteRT, lanes: list[Lane], model: ModelMemory, kernel: LaneKernel, limits: RunnerLimits
     ) -> None:
-        self._limits = limits
+        super().__init__((model.keys, model.values), len(model.embedding), limits)
         self._litert = litert
         self._lanes = lanes
         self._model = model
-        blocks = -(-limits.max_context // limits.block_size)
-        self._step = step_memory(
-            limits.max_step_tokens,
-            limits.max_sequences,
-            context=limits.max_context,
-            blocks=blocks,
-            vocabulary=len(model.embedding),
-        )
-        self._hand_over = HandOver(self._step, len(model.embedding))
         self._functions = posix_functions(litert.run_address)
         self._kernel = kernel
         self._semaphores = Semaphores(len(lanes))
         self._threads = [self._start(index) for index in range(1, len(lanes))]
 
     @classmethod
-    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> "LiteRTRunner":
+    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: CpuOptions) -> Self:
         """Loads the CPU program that `manifest` describes from `cpu_dir`.
 
         Raises LiteRTError where LiteRT refuses a file, ValueError where the options do not fit the model.
         """
         shape = manifest.decoder
         model = model_memory(cpu_dir, manifest, options)
-        num_blocks = model.keys.shape[1]
-        limits = RunnerLimits(
-            block_size=BLOCK_SIZE,
-            num_blocks=num_blocks,
-            max_step_tokens=options.max_step_tokens,
-            max_sequences=options.max_sequences,
-            max_context=min(shape.max_context, num_blocks * BLOCK_SIZE),
-        )
+        limits = runner_limits(manifest, options, model)
         litert = LiteRT()
         most = most_lanes_by_rows(options.max_step_tokens)
         count = options.lanes or choose_lanes(read_topology(), most)
@@ -133,57 +87,26 @@ class LiteRTRunner:
         return cls(litert, lanes, model, kernel, limits)
 
     @property
-    def limits(self) -> RunnerLimits:
-        """What the runner can hold; constant."""
-        return self._limits
-
-    @property
     def lane_seconds(self) -> NDArray[np.float64]:
         """[lanes, 4] Seconds each lane has spent in linear layers, attention, head and sampling."""
         return np.stack([lane.memory.seconds for lane in self._lanes])
 
-    def warm_up(self) -> None:
-        """Compiles or loads the kernels and touches the weights; block 0 is scribbled on."""
-        one = SequenceSlice(token_ids=[0], start=0, block_table=[0], sampling=GREEDY)
-        most = min(BLOCK_SIZE, self._limits.max_step_tokens)
-        for size in (1, min(most, _ROWS_WORTH_A_LANE * len(self._lanes))):
-            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * size)]))
+    def _compute(self, rows: int, heads: int) -> None:
+        self._compute_on(len(self._lanes), rows, heads)
 
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """[T, V] The logits after each token of one sequence, computed over blocks 0, 1, ...: for checks."""
-        table = range(-(-len(token_ids) // BLOCK_SIZE))
-        rows = []
-        size = min(HEAD_ROWS, self._limits.max_sequences, self._limits.max_step_tokens)
-        for begin in range(0, len(token_ids), size):
-            part = enumerate(token_ids[begin : begin + size], begin)
-            slices = [SequenceSlice([token_id], position, table, GREEDY) for position, token_id in part]
-            self._execute(StepBatch(slices), max_lanes=1)
-            rows.append(self._lanes[0].memory.logits[: len(slices)].copy())
-        return np.concatenate(rows)
+    def _compute_logits(self, rows: int, heads: int) -> NDArray[np.float32]:
+        self._compute_on(1, rows, heads)
+        return self._lanes[0].memory.logits[:heads]
 
-    def step(self, batch: StepBatch) -> StepResult:
-        """Runs one step. Raises RunnerError where a program fails.
-
-        Raises ValueError, before anything is computed, where a slice asks for more alternatives than
-        MOST_ALTERNATIVES, or names a token that the model does not have.
-        """
-        self._execute(batch, max_lanes=len(self._lanes))
-        return self._hand_over.result(batch)
-
-    def _execute(self, batch: StepBatch, max_lanes: int) -> None:
-        rows, heads = self._hand_over.fill(batch)
-        for copy in batch.copies:
-            self._copy(copy)
+    def _compute_on(self, max_lanes: int, rows: int, heads: int) -> None:
         used = self._assign(rows, heads, max_lanes)
-        self._step.meeting[0] = 0
         self._run(0, used)
         for lane in self._lanes[:used]:
             control = lane.memory.control
             if control[STATUS]:
                 raise RunnerError(f"program {control[FAILED_PROGRAM]} failed with status {control[STATUS]}")
 
-    def close(self) -> None:
-        """Ends the lanes' threads and frees what LiteRT holds."""
+    def _end_lanes(self) -> None:
         for index, thread in enumerate(self._threads, 1):
             self._lanes[index].memory.control[STOP] = 1
             self._semaphores.go(index)
@@ -192,7 +115,7 @@ class LiteRTRunner:
             lane.close()
         self._litert.close()
         self._lanes.clear()
-        del self._model, self._step, self._hand_over  # whoever still holds the runner holds no memory
+        del self._model
 
     def _run(self, index: int, used: int = 0) -> None:
         memory = self._lanes[index].memory
@@ -204,10 +127,6 @@ class LiteRTRunner:
         thread.start()
         return thread
 
-    def _copy(self, copy: BlockCopy) -> None:
-        for pool in (self._model.keys, self._model.values):
-            pool[:, copy.target] = pool[:, copy.source]
-
     def _assign(self, rows: int, heads: int, max_lanes: int) -> int:
         """Cuts the rows into ranges of equal cost, one a lane; returns how many lanes have one."""
         used = max(1, min(max_lanes, rows // _ROWS_WORTH_A_LANE))
@@ -215,55 +134,6 @@ class LiteRTRunner:
         for lane, (rows_of_lane, heads_of_lane) in zip(self._lanes[:used], ranges, strict=True):
             lane.assign(rows_of_lane, heads_of_lane, used if shared else 1)
         return used
-
-
-def kv_pool_bytes(manifest: ModelManifest, options: LiteRTOptions) -> int:
-    """The most bytes that the KV cache may take."""
-    if options.kv_cache_bytes:
-        return options.kv_cache_bytes
-    token_bytes = _block_bytes(manifest) // BLOCK_SIZE
-    return default_kv_bytes(manifest.decoder.max_context, options.max_sequences, token_bytes)
-
-
-def _kv_dtype(manifest: ModelManifest) -> type[np.uint16] | type[np.float32]:
-    return np.uint16 if manifest.cpu.precision == PRECISION_INT8 else np.float32
-
-
-def _block_bytes(manifest: ModelManifest) -> int:
-    shape, itemsize = manifest.decoder, np.dtype(_kv_dtype(manifest)).itemsize
-    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * itemsize
-
-
-def model_memory(cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> ModelMemory:
-    """Tables and KV pool for these options. Raises ValueError where not one block fits."""
-    shape = manifest.decoder
-    dtype = _kv_dtype(manifest)
-    per_block = _block_bytes(manifest)
-    num_blocks = kv_pool_bytes(manifest, options) // per_block
-    if num_blocks < 1:
-        raise ValueError(f"the KV cache may have {options.kv_cache_bytes} bytes; one block takes {per_block}")
-    angles = np.outer(
-        np.arange(min(shape.max_context, num_blocks * BLOCK_SIZE), dtype=np.float32),
-        np.array(shape.rotary.inverse_frequencies, np.float32),
-    )
-    pool = (shape.num_layers, num_blocks, shape.num_kv_heads)
-    embedding = _mapped(cpu_dir / manifest.cpu.embedding)
-    learned = manifest.cpu.position_embedding
-    return ModelMemory(
-        embedding=embedding,
-        positions=_mapped(cpu_dir / learned) if learned else embedding[:0],
-        cosines=np.cos(angles),
-        sines=np.sin(angles),
-        keys=aligned((*pool, shape.head_dim, BLOCK_SIZE), dtype),
-        values=aligned((*pool, BLOCK_SIZE, shape.head_dim), dtype),
-        scale=np.float32(shape.attention_scale),
-    )
-
-
-def _mapped(path: Path) -> NDArray[np.float32]:
-    """A NumPy file as memory that is read when it is touched; always the same type to Numba."""
-    array: NDArray[np.float32] = np.asarray(np.load(path, mmap_mode="r"))
-    return array
 
 
 def _weight_cache_dir(cache_dir: Path, cpu_dir: Path) -> Path:

@@ -1,6 +1,6 @@
 """The memory that the native kernels read and write: the model's, a step's, and each lane's own.
 
-Sizes as in runner/litert/memory.py; columns are padded to whole panels.
+Sizes as in runner/cpu/memory.py; columns are padded to whole panels.
 """
 
 from typing import Any, NamedTuple

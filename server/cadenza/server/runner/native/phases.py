@@ -9,8 +9,8 @@ from typing import NamedTuple
 from numba import njit
 from numba.extending import overload
 
-from cadenza.server.runner.litert.attention import attend_rows, rotate_and_store
-from cadenza.server.runner.litert.native import atomic_add
+from cadenza.server.runner.cpu.attention import attend_rows, rotate_and_store
+from cadenza.server.runner.cpu.intrinsics import atomic_add
 from cadenza.server.runner.native.memory import LANES, PHASE, ROW_BEGIN, ROWS
 from cadenza.server.runner.native.products import (
     activate_tile,

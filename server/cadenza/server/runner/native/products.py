@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from cadenza.server.runner.litert.native import call_address, pointer
+from cadenza.server.runner.cpu.intrinsics import call_address, pointer
 from cadenza.server.runner.native.rows import activate, normalise, quantise
 from cadenza.server.runner.native.tiles import MOST_ROWS, PANEL
 

@@ -6,7 +6,7 @@ Each function computes one row alone and in one way, so a row's bits do not depe
 import numpy as np
 from numba import njit
 
-from cadenza.server.runner.litert.mathematics import exp32
+from cadenza.server.runner.cpu.mathematics import exp32
 from cadenza.server.runner.native.tiles import value_range
 
 _F = np.float32

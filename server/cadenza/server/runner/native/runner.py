@@ -4,23 +4,21 @@ For processors with the instructions that tiles.py needs; others take LiteRT's r
 program.
 """
 
-import dataclasses
 import threading
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cadenza.server.engine.request import GREEDY
-from cadenza.server.runner.base import BlockCopy, RunnerLimits, SequenceSlice, StepBatch, StepResult
+from cadenza.server.runner.base import RunnerLimits
+from cadenza.server.runner.cpu.memory import HEAD_ROWS, ModelMemory, aligned
+from cadenza.server.runner.cpu.model import model_memory, runner_limits
+from cadenza.server.runner.cpu.options import BLOCK_SIZE, CpuOptions
+from cadenza.server.runner.cpu.ranges import cut_rows
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.cpu.threads import Semaphores, posix_functions, sleep_exactly
 from cadenza.server.runner.lanes import choose_lanes, most_lanes_of_a_team
-from cadenza.server.runner.litert.capi import aligned
-from cadenza.server.runner.litert.hand_over import HandOver
-from cadenza.server.runner.litert.lane import Semaphores, posix_functions, sleep_exactly
-from cadenza.server.runner.litert.memory import HEAD_ROWS, ModelMemory, step_memory
-from cadenza.server.runner.litert.ranges import cut_rows
-from cadenza.server.runner.litert.runner import BLOCK_SIZE, LiteRTOptions, model_memory
 from cadenza.server.runner.native.memory import (
     LANES,
     PHASE,
@@ -63,54 +61,37 @@ def obstacle(manifest: ModelManifest) -> str | None:
     return None if has_float_products() else "this processor lacks AVX-512"
 
 
-class NativeRunner:
+class NativeRunner(CpuRunner):
     """Implements runner.base.Runner on a CPU."""
 
     name = "native"
-    """As --runner says it."""
 
     def __init__(
         self, model: NativeModel, kernel: StepKernel, limits: RunnerLimits, *, heads: int, lanes: int
     ) -> None:
-        self._limits = limits
+        vocabulary = len(model.embedding)
+        super().__init__((model.keys, model.values), vocabulary, limits)
         self._model = model
         self._kernel = kernel
-        blocks = -(-limits.max_context // limits.block_size)
-        vocabulary = len(model.embedding)
-        self._step = step_memory(
-            limits.max_step_tokens,
-            limits.max_sequences,
-            context=limits.max_context,
-            blocks=blocks,
-            vocabulary=vocabulary,
-        )
-        self._hand_over = HandOver(self._step, vocabulary)
         self._functions = posix_functions()
         self._team = _team_memory(model, limits, heads)
         self._alone = (
             [self._team] if lanes == 1 else [_team_memory(model, limits, heads) for _ in range(lanes)]
         )
         _, _, kv_heads, _, block = model.keys.shape
-        self._lanes = [_lane(blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
+        self._lanes = [_lane(self._blocks, heads // kv_heads, block, vocabulary) for _ in range(lanes)]
         self._semaphores = Semaphores(lanes)
         self._threads = [self._start(index) for index in range(lanes)]
 
     @classmethod
-    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: LiteRTOptions) -> "NativeRunner":
+    def load(cls, cpu_dir: Path, manifest: ModelManifest, options: CpuOptions) -> Self:
         """Loads the CPU program that `manifest` describes from `cpu_dir`.
 
         Raises ValueError where the options do not fit the model.
         """
         shape = manifest.decoder
         memory = model_memory(cpu_dir, manifest, options)
-        num_blocks = memory.keys.shape[1]
-        limits = RunnerLimits(
-            block_size=BLOCK_SIZE,
-            num_blocks=num_blocks,
-            max_step_tokens=options.max_step_tokens,
-            max_sequences=options.max_sequences,
-            max_context=min(shape.max_context, num_blocks * BLOCK_SIZE),
-        )
+        limits = runner_limits(manifest, options, memory)
         group = shape.num_heads // shape.num_kv_heads
         narrow = int(memory.keys.dtype != np.float32)
         kernel = step_kernel(
@@ -123,65 +104,36 @@ class NativeRunner:
         return cls(model, kernel, limits, heads=shape.num_heads, lanes=lanes)
 
     @property
-    def limits(self) -> RunnerLimits:
-        """What the runner can hold; constant."""
-        return self._limits
-
-    @property
     def lane_seconds(self) -> NDArray[np.float64]:
         """[lanes, 4] Seconds each lane has spent in linear layers, attention, head and sampling."""
         return np.stack([lane.seconds for lane in self._lanes])
 
-    def warm_up(self) -> None:
-        """Compiles or loads the kernels and touches the weights; block 0 is scribbled on."""
-        one = SequenceSlice(token_ids=[0], start=0, block_table=[0], sampling=GREEDY)
-        for size in (1, min(BLOCK_SIZE, self._limits.max_step_tokens)):
-            self.step(StepBatch([dataclasses.replace(one, token_ids=[0] * size)]))
+    def _compute(self, rows: int, heads: int) -> None:
+        self._assign(rows, heads, as_team=rows < _ROWS_FOR_ONE * len(self._lanes))
+        self._run()
 
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """[T, V] The logits after each token of one sequence, computed over blocks 0, 1, ...: for checks."""
-        table = range(-(-len(token_ids) // BLOCK_SIZE))
-        rows = []
-        size = min(HEAD_ROWS, self._limits.max_sequences, self._limits.max_step_tokens)
-        for begin in range(0, len(token_ids), size):
-            part = enumerate(token_ids[begin : begin + size], begin)
-            slices = [SequenceSlice([token_id], position, table, GREEDY) for position, token_id in part]
-            self._execute(StepBatch(slices), as_team=True)
-            rows.append(self._team.logits[: len(slices), : len(self._model.embedding)].copy())
-        return np.concatenate(rows)
+    def _compute_logits(self, rows: int, heads: int) -> NDArray[np.float32]:
+        self._assign(rows, heads, as_team=True)
+        self._run()
+        return self._team.logits[:heads, : len(self._model.embedding)]
 
-    def step(self, batch: StepBatch) -> StepResult:
-        """Runs one step.
+    def _run(self) -> None:
+        self._semaphores.go(0)
+        self._semaphores.wait_done(0)
 
-        Raises ValueError, before anything is computed, where a slice asks for more alternatives than
-        MOST_ALTERNATIVES, or names a token that the model does not have.
-        """
-        self._execute(batch)
-        return self._hand_over.result(batch)
-
-    def close(self) -> None:
-        """Ends the lanes' threads and frees the memory."""
+    def _end_lanes(self) -> None:
         for index, thread in enumerate(self._threads):
             self._lanes[index].control[STOP] = 1
             self._semaphores.go(index)
             thread.join()
         self._lanes.clear()
         self._alone.clear()
-        del self._model, self._step, self._team, self._hand_over  # whoever holds the runner holds no memory
+        del self._model, self._team
 
-    def _execute(self, batch: StepBatch, *, as_team: bool = False) -> None:
-        rows, heads = self._hand_over.fill(batch)
-        for copy in batch.copies:
-            self._copy(copy)
-        self._assign(rows, heads, as_team)
-        self._step.meeting[0] = 0
-        self._semaphores.go(0)
-        self._semaphores.wait_done(0)
-
-    def _assign(self, rows: int, heads: int, as_team: bool) -> None:
+    def _assign(self, rows: int, heads: int, *, as_team: bool) -> None:
         """All rows to all lanes as a team; or, where they are many, a range of them to each."""
         lanes = len(self._lanes)
-        if as_team or lanes == 1 or rows < _ROWS_FOR_ONE * lanes:
+        if as_team or lanes == 1:
             for lane in self._lanes:
                 lane.control[LANES:PHASE] = lanes, 1, 0, rows, 0, heads
             return
@@ -207,10 +159,6 @@ class NativeRunner:
             self._semaphores.addresses,
             index,
         )
-
-    def _copy(self, copy: BlockCopy) -> None:
-        for pool in (self._model.keys, self._model.values):
-            pool[:, copy.target] = pool[:, copy.source]
 
 
 def _native_model(layers: Layers, memory: ModelMemory, manifest: ModelManifest, tile: int) -> NativeModel:

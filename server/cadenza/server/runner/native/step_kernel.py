@@ -7,18 +7,18 @@ team of one: then reading is not what takes time, and lanes do not wait for each
 Python's lock.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
 from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from cadenza.server.runner.litert.head import finish_row
-from cadenza.server.runner.litert.memory import (
+from cadenza.server.runner.cpu.head import finish_row
+from cadenza.server.runner.cpu.intrinsics import atomic_add, atomic_load, borrow, call_address
+from cadenza.server.runner.cpu.kernel_cache import keep_kernels
+from cadenza.server.runner.cpu.memory import (
     ATTENTION,
     DONE,
     GO,
@@ -29,7 +29,6 @@ from cadenza.server.runner.litert.memory import (
     Functions,
     StepMemory,
 )
-from cadenza.server.runner.litert.native import atomic_add, atomic_load, borrow, call_address
 from cadenza.server.runner.native.memory import (
     HEAD_BEGIN,
     HEADS,
@@ -60,8 +59,7 @@ _MONOTONIC = 1
 _SPINS = 200_000
 """How often a lane looks for the others before it pauses: some 200 us, more than any piece of work takes."""
 _PAUSE_MICROSECONDS = 20
-_SHARED = ("native", "mathematics", "memory", "attention", "penalties", "sampling", "logprobs", "head")
-_OWN = ("memory", "tiles", "rows", "products", "phases", "step_kernel")
+_OWN_SOURCES = ("memory", "tiles", "rows", "products", "phases", "step_kernel")
 
 StepKernel = Callable[
     [Functions, NativeModel, StepMemory, TeamMemory, TeamMemory, NativeLane, NDArray[np.int64], int], None
@@ -231,10 +229,9 @@ def step_kernel(
 ) -> StepKernel:
     """Compiles the kernel for a model's sizes, or takes it from Numba's cache below `cache_dir`.
 
-    Numba's cache sees changes of this file only, so the folder is named after all kernel sources; and only a
-    function whose closure holds nothing but numbers is found again by another process.
+    Only a function whose closure holds nothing but numbers is found again by another process.
     """
-    numba.config.CACHE_DIR = str(cache_dir / "numba" / _sources_digest())
+    keep_kernels(cache_dir, (Path(__file__).parent / f"{name}.py" for name in _OWN_SOURCES))
     for function in _FOR_ALL_SIZES:
         function.enable_caching()
 
@@ -253,13 +250,3 @@ def step_kernel(
             call_address(functions.sem_post, (semaphores[index, DONE],))
 
     return run
-
-
-def _sources_digest() -> str:
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for folder, names in ((here.parent / "litert", _SHARED), (here, _OWN)):
-        for name in names:
-            digest.update((folder / f"{name}.py").read_bytes())
-    digest.update((here.parent / "base.py").read_bytes())
-    return digest.hexdigest()[:16]

@@ -16,7 +16,7 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cadenza.server.runner.litert.native import emit_fetch
+from cadenza.server.runner.cpu.intrinsics import emit_fetch
 
 PANEL = 32
 """Output columns of a panel."""

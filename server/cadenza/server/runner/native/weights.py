@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cadenza.server.runner.litert.capi import aligned
+from cadenza.server.runner.cpu.memory import aligned
 from cadenza.server.runner.native.memory import Gains, Matrix
 from cadenza.server.runner.native.tiles import PANEL
 from cadenza.v1.manifest_pb2 import PRECISION_INT8, ModelManifest, StoredMatrix

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cadenza.server.runner.litert.memory import StepMemory
+from cadenza.server.runner.cpu.memory import StepMemory
 
 _ROW_COST_PER_POSITION = 1 / 512
 """What attention to one position costs, in units of a row's linear layers; measured on SmolLM2."""

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from cadenza.server.runner.base import NO_TOKEN
-from cadenza.server.runner.litert.mathematics import exp32
+from cadenza.server.runner.cpu.mathematics import exp32
 
 _FAST = {"reassoc", "contract", "nsz", "nnan"}
 

@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 
 from cadenza.server.runner.base import NOT_FINITE
-from cadenza.server.runner.litert.mathematics import exp32
-from cadenza.server.runner.litert.native import bits_of_float
+from cadenza.server.runner.cpu.intrinsics import bits_of_float
+from cadenza.server.runner.cpu.mathematics import exp32
 
 _NEVER = np.inf
 _HEAVIEST = 0x7FFFFFFF

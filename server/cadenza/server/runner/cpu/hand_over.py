@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cadenza.server.engine.request import SamplingParams, TokenLogprob
 from cadenza.server.runner.base import NO_TOKEN, NOT_FINITE, SequenceSlice, StepBatch, StepResult
 from cadenza.server.runner.checks import check_alternatives, check_biases, check_history, check_token_ids
-from cadenza.server.runner.litert.memory import HEAD_ROW, NO_LOGPROB, StepMemory
+from cadenza.server.runner.cpu.memory import HEAD_ROW, NO_LOGPROB, StepMemory
 
 _HeadRow = tuple[int | float, ...]
 """The fields of HEAD_ROW, in its order."""

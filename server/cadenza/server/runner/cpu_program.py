@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from cadenza.server.runner.litert import LiteRTOptions, LiteRTRunner
+from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.litert import LiteRTRunner
 from cadenza.server.runner.native import NativeRunner, obstacle
 from cadenza.v1.manifest_pb2 import ModelManifest
-
-CpuRunner = NativeRunner | LiteRTRunner
 
 
 def load_cpu_program(
     cpu_dir: Path,
     manifest: ModelManifest,
-    options: LiteRTOptions,
+    options: CpuOptions,
     choice: Literal["auto", "native", "litert"] = "auto",
 ) -> CpuRunner:
     """The runner of that choice; auto is the native one where this processor and the artifact allow it.

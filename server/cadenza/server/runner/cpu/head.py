@@ -3,10 +3,10 @@
 from numba import njit
 
 from cadenza.server.runner.base import NOT_FINITE
-from cadenza.server.runner.litert.logprobs import log_probabilities
-from cadenza.server.runner.litert.memory import NO_LOGPROB
-from cadenza.server.runner.litert.penalties import add_biases, penalise
-from cadenza.server.runner.litert.sampling import argmax, sample
+from cadenza.server.runner.cpu.logprobs import log_probabilities
+from cadenza.server.runner.cpu.memory import NO_LOGPROB
+from cadenza.server.runner.cpu.penalties import add_biases, penalise
+from cadenza.server.runner.cpu.sampling import argmax, sample
 
 
 @njit

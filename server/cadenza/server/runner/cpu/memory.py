@@ -1,21 +1,19 @@
-"""The memory that kernels read and write: the model's, a step's, and each lane's own.
+"""The memory that kernels of both runners read and write: the model's, and a step's.
 
 Sizes: L layers, B blocks, V vocabulary, d hidden size; a step has T rows, S slices and H head rows.
 """
 
+import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cadenza.server.runner.base import MOST_ALTERNATIVES
-from cadenza.server.runner.litert.capi import aligned
 
-# Fields of LaneMemory.control.
-STOP, ROW_BEGIN, ROW_END, HEAD_BEGIN, HEAD_END, SHARING, FAILED_PROGRAM, STATUS = range(8)
 # Columns of the semaphores: a step is there; it is computed.
 GO, DONE = range(2)
-# Fields of LaneMemory.seconds.
+# Fields of a lane's `seconds`.
 LINEAR, ATTENTION, HEAD, SAMPLING = range(4)
 HEAD_ROWS = 32
 """Rows that the head takes at once: its logits stay in the caches until they are sampled."""
@@ -110,37 +108,6 @@ class StepMemory(NamedTuple):
     """[1]: arrivals of lanes at this step's meetings."""
 
 
-class LaneMemory(NamedTuple):
-    """A lane's own buffers."""
-
-    control: NDArray[np.int64]
-    programs: NDArray[np.int64]
-    """[L + 3, 6]: arguments of `run` for each segment, the head, and the head for the last rows."""
-    hidden: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """[rows, d], read and written in turn."""
-    qkv: NDArray[np.float32]
-    attention: NDArray[np.float32]
-    """[rows, heads, head_dim]"""
-    query: NDArray[np.float32]
-    """[rows, heads, head_dim]"""
-    scores: NDArray[np.float32]
-    """[blocks, group, block]"""
-    head_hidden: NDArray[np.float32]
-    """[HEAD_ROWS, d]"""
-    logits: NDArray[np.float32]
-    """[HEAD_ROWS, V]"""
-    raw_logits: NDArray[np.float32]
-    """[V] A row's logits before they are altered."""
-    order: NDArray[np.int32]
-    """[V]"""
-    counts: NDArray[np.int32]
-    """[V] Zeros between rows."""
-    seconds: NDArray[np.float64]
-    """[4] Time in linear layers, attention, head and sampling, since the lane began."""
-    clock: NDArray[np.int64]
-    """[2] struct timespec."""
-
-
 def step_memory(rows: int, slices: int, *, context: int, blocks: int, vocabulary: int) -> StepMemory:
     """Room for the largest step; `context` positions and `blocks` are those of the longest sequence.
 
@@ -163,3 +130,18 @@ def step_memory(rows: int, slices: int, *, context: int, blocks: int, vocabulary
         alternative_logprobs=np.zeros((heads, MOST_ALTERNATIVES), np.float64),
         meeting=np.zeros(1, np.int64),
     )
+
+
+def aligned(
+    shape: tuple[int, ...], dtype: type[np.generic] = np.float32, *, huge: bool = False
+) -> NDArray[Any]:
+    """Zeros in pages of their own, so at an address that LiteRT accepts; in `huge` ones if they can be had.
+
+    Pages are taken from the system as they are touched and go back with the array. Of malloc neither is
+    sure: it clears memory that it gives out again, and keeps what is not large.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    pages = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if huge:
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)[:size].view(dtype).reshape(shape)

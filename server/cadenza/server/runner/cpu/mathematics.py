@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from cadenza.server.runner.litert.native import float_from_bits
+from cadenza.server.runner.cpu.intrinsics import float_from_bits
 
 _F = np.float32
 

@@ -15,8 +15,8 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
-from cadenza.server.runner.litert.mathematics import exp32
-from cadenza.server.runner.litert.native import bits_of_float, pointer
+from cadenza.server.runner.cpu.intrinsics import bits_of_float, pointer
+from cadenza.server.runner.cpu.mathematics import exp32
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _MASKED = np.float32(-1e30)
