@@ -79,7 +79,7 @@ def stream(prompt: str, **parameters: Any) -> pb.StreamCompletionRequest:
 def settings(**changes: Any) -> Settings:
     """Settings for a server on free ports of the local address."""
     fixed = {"host": "127.0.0.1", "port": 0, "http_port": 0, "log_format": "json"}
-    return Settings(**{**fixed, "stream_messages_per_second": 0, **changes})
+    return Settings(**{**fixed, "message_spacing_ms": 0, **changes})
 
 
 class HandClock:

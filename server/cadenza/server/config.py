@@ -150,11 +150,12 @@ class Settings(BaseSettings):
         description="a prompt of which no more has to be computed is short: it takes whatever "
         "--max-step-tokens leaves, even while streams generate",
     )
-    stream_messages_per_second: int = Field(
-        400,
+    message_spacing_ms: float = Field(
+        10.0,
         ge=0,
-        description="how many messages a second a model's streams get, all together: where steps would make "
-        "more, the tokens of some steps go into one; 0 is a message a step",
+        le=10000,
+        description="least time between two messages of a stream, for up to 4 streams; beyond that it grows "
+        "with their number. Tokens of the steps between go into one message; 0 is a message a step",
     )
     overdue_seconds: float = Field(
         30.0, gt=0, le=86400, description="a request that has waited so long goes before all others"

@@ -45,6 +45,8 @@ from cadenza.server.streams import Stream
 _log = structlog.get_logger(__name__)
 _CANCEL_SECONDS = 5.0
 """How long a drained engine may take to notice that everything was cancelled: a few of the slowest steps."""
+_FEW_STREAMS = 4
+"""With more, messages of a stream come at longer intervals, so that all streams together make no more."""
 _AFFINITY_TOKENS = 64
 """Prompts that begin with the same so many tokens go to one replica where several are equally free."""
 
@@ -66,11 +68,11 @@ class Dispatcher:
         metrics: ModelMetrics,
         clock: Callable[[], float],
         on_failure: Callable[[], None],
-        messages_per_second: float = math.inf,
+        message_spacing: float = 0.0,
     ) -> None:
         """`clock` gives seconds that never go back; `name` is the model's, for logs and the threads.
 
-        Where streams would make more messages than `messages_per_second`, each has the tokens of some steps.
+        `message_spacing` are the least seconds between messages of a stream where few run.
 
         `on_failure` is called on the loop when the last engine has broken and its streams are ended.
         """
@@ -100,7 +102,7 @@ class Dispatcher:
         self._told_engines = False
         """No request reaches the engines any more: they were told to stop when they have finished."""
         self._on_failure = on_failure
-        self._messages_per_second = messages_per_second
+        self._message_spacing = message_spacing
 
     def start(self) -> None:
         """Starts the engines' threads; the running loop gets their events."""
@@ -255,7 +257,8 @@ class Dispatcher:
         """Hands out what a step brought."""
         generated = ended = 0
         intervals: dict[float, int] = {}
-        spacing = sum(len(one.running) for one in self._replicas) / self._messages_per_second
+        running = sum(len(one.running) for one in self._replicas)
+        spacing = self._message_spacing * max(1.0, running / _FEW_STREAMS)
         for event in report.events:
             stream = self._streams.get(event.request_id)
             if not isinstance(event, Progress):

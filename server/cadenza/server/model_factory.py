@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -94,7 +93,7 @@ class ModelFactory:
             metrics=ModelMetrics(self._metrics, artifact.name),
             clock=self._clock,
             on_failure=self._on_failure,
-            messages_per_second=settings.stream_messages_per_second or math.inf,
+            message_spacing=settings.message_spacing_ms / 1e3,
         )
         dispatcher.start()
         return ServedModel(

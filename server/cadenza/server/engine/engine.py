@@ -95,6 +95,7 @@ class Engine:
         self._token_bytes = token_bytes
         self._clock = clock
         self._report = report
+        self._untold: StepReport | None = None
         limits = runner.limits
         self._kv_cache = KVCache(limits.num_blocks, limits.block_size, prefix_cache=options.prefix_cache)
         self._scheduler = Scheduler(
@@ -112,20 +113,38 @@ class Engine:
 
         Raises RunnerError or KVCacheError where a failed step leaves no way to go on.
         """
-        while self._requests or not self._draining:
-            self.step()
+        try:
+            while self._requests or not self._draining:
+                self._step()
+        finally:
+            self._tell()
 
     def step(self) -> None:
         """Takes the commands there are, waiting for one where there is no work, and runs one step."""
+        self._step()
+        self._tell()
+
+    def _step(self) -> None:
+        """A step whose report is told while the runner computes the next one: who hears it takes Python's
+        lock, which is wanted here until then.
+        """
         events: list[Event] = []
         self._take_commands(events)
         self._expire(events)
         summary = self._advance(events) if self._requests else _StepSummary()
         if events or summary.tokens:
-            self._report(self._describe(events, summary))
+            self._tell()
+            self._untold = self._describe(events, summary)
+
+    def _tell(self) -> None:
+        """Reports what was not reported yet."""
+        if self._untold is not None:
+            report, self._untold = self._untold, None
+            self._report(report)
 
     def _take_commands(self, events: list[Event]) -> None:
         if not self._requests and not self._draining:
+            self._tell()
             self._take(self.commands.get(), events)
         while not self.commands.empty():
             self._take(self.commands.get(), events)
@@ -209,6 +228,7 @@ class Engine:
 
     def _run(self, batch: StepBatch, begin: float) -> StepResult:
         self.step_began = begin
+        self._tell()
         try:
             return self._runner.step(batch)
         finally:
