@@ -29,7 +29,7 @@ _VECTORS = PANEL // _WIDTH
 _STEP_BYTES = 4 * PANEL
 _AHEAD = 8192
 """Bytes of weights that are fetched ahead: further than the processor itself looks."""
-_FEW_ROWS = 8
+_FEW_ROWS = 4
 """So few are computed as fast as weights are read, and asking for weights ahead only costs."""
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
