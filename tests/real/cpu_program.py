@@ -12,7 +12,7 @@ from tests.runner.driver import Job, complete
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import StepBatch
 from cadenza.server.runner.cpu.memory import HEAD_ROWS
-from cadenza.server.runner.cpu.options import CpuOptions
+from cadenza.server.runner.cpu.options import CpuOptions, KvPrecision
 from cadenza.server.runner.cpu.runner import CpuRunner
 from cadenza.server.runner.cpu_program import load_cpu_program
 from cadenza.server.runner.litert import LiteRTRunner
@@ -35,6 +35,7 @@ def load_runner(
     max_step_tokens: int = 128,
     max_sequences: int = 32,
     kv_cache_bytes: int = 256 << 20,
+    kv_precision: KvPrecision = "auto",
 ) -> CpuRunner:
     """Loads an artifact's CPU program with the runner of that kind, or with the one that a server takes.
 
@@ -44,7 +45,7 @@ def load_runner(
     manifest = json_format.Parse(text, ModelManifest())
     if kind is NativeRunner and (wrong := obstacle(manifest)) is not None:
         pytest.skip(wrong)
-    options = CpuOptions(CACHE, lanes, kv_cache_bytes, max_step_tokens, max_sequences)
+    options = CpuOptions(CACHE, lanes, kv_cache_bytes, max_step_tokens, max_sequences, kv_precision)
     cpu_dir = artifact / "assets.extra" / "cpu"
     return (
         load_cpu_program(cpu_dir, manifest, options)

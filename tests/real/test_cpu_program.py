@@ -11,11 +11,15 @@ from tests.real.cpu_program import KINDS, generate, load_runner, step_logits
 
 from cadenza.server.engine.request import GREEDY, SamplingParams
 from cadenza.server.runner.base import SequenceSlice, StepBatch
+from cadenza.server.runner.cpu.options import KvPrecision
 from cadenza.server.runner.cpu.runner import CpuRunner
+from cadenza.server.runner.litert import LiteRTRunner
 
 pytestmark = pytest.mark.real_model
 
 INT8_NLL_COST = 0.05
+KV_NLL_COST = 0.002
+KV_PRECISIONS: tuple[KvPrecision, ...] = ("float32", "bfloat16")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -59,6 +63,22 @@ def test_int8_likelihood_is_close_to_float32s(
     nll = mean_nll(int8.logits, tokens)
     print(f"int8 NLL {nll:.4f}, float32 {reference.humaneval_nll_digits_undivided:.4f}")
     assert nll - reference.humaneval_nll_digits_undivided < INT8_NLL_COST
+
+
+def test_bfloat16_keys_and_values_halve_the_cache_and_cost_next_to_no_likelihood(
+    real_int8: Path, reference: Reference, humaneval_text: str
+) -> None:
+    """LiteRT's runner: its kernels for float32 keys are compiled anyway."""
+    tokens = humaneval_tokens(real_int8, reference, humaneval_text, split_digits=False)
+    nll, blocks = {}, {}
+    for precision in KV_PRECISIONS:
+        runner = load_runner(real_int8, LiteRTRunner, kv_precision=precision)
+        nll[precision], blocks[precision] = mean_nll(runner.logits, tokens), runner.limits.num_blocks
+        runner.close()
+    print(f"NLL {nll}")
+    assert blocks["bfloat16"] == 2 * blocks["float32"]
+    assert nll["bfloat16"] != nll["float32"]
+    assert nll["bfloat16"] - nll["float32"] < KV_NLL_COST
 
 
 def test_float32_greedy_tokens_are_the_oracles(float32: CpuRunner, reference: Reference) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+KvPrecision = Literal["auto", "float32", "bfloat16"]
+
 BLOCK_SIZE = 32
 """Tokens in a KV block."""
 
@@ -21,5 +23,5 @@ class CpuOptions:
     256 MiB, and beyond those at most a quarter of the machine's memory."""
     max_step_tokens: int = 128
     max_sequences: int = 64
-    kv_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_precision: KvPrecision = "auto"
     """Of keys and values in the cache; auto is bfloat16 for int8 weights and float32 for others."""
