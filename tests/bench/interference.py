@@ -73,7 +73,8 @@ def measure_served(budgets: Sequence[int], repeats: int) -> dict[int, list[Inter
     runs: dict[int, list[Interference]] = {budget: [] for budget in budgets}
     for budget in _turns(budgets, repeats):
         budget_flags = ("--mixed-prefill-tokens", str(budget), "--speculation-tokens", "0")
-        flags = ("--cache-dir", str(CACHE / "server"), *budget_flags)
+        # A message a token, so that what is measured is the time between tokens.
+        flags = ("--cache-dir", str(CACHE / "server"), "--message-spacing-ms", "0", *budget_flags)
         with serve({"model": ARTIFACTS["int8"]}, *flags) as server:
             runs[budget].append(asyncio.run(served(server.target)))
     return runs
