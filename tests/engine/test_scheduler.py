@@ -99,12 +99,12 @@ def test_beside_decodes_chunks_become_smaller_the_further_back_they_look() -> No
     harness.add("a", 2)
     harness.step()
     harness.add("b", 1536)
-    # A chunk of n tokens from position p on has n * (1 + p / 512) = 512, rounded.
+    # A chunk of n tokens from position p on has n * (1 + p / 256) = 512, rounded.
     assert harness.step() == [("a", 1), ("b", 512)]
-    assert harness.step() == [("a", 1), ("b", 256)]
-    assert harness.step() == [("a", 1), ("b", 205)]
+    assert harness.step() == [("a", 1), ("b", 171)]
+    assert harness.step() == [("a", 1), ("b", 140)]
     harness.end("a")
-    assert harness.step() == [("b", 1536 - 512 - 256 - 205)]
+    assert harness.step() == [("b", 1536 - 512 - 171 - 140)]
 
 
 def test_what_a_prompt_leaves_of_the_budget_the_next_one_gets() -> None:
@@ -114,8 +114,8 @@ def test_what_a_prompt_leaves_of_the_budget_the_next_one_gets() -> None:
     harness.add("b", 512 + 128)
     assert harness.step() == [("a", 1), ("b", 512)]
     harness.add("c", 1000)
-    # 128 tokens behind 512 count twice: 256 of 512 are left.
-    assert harness.step() == [("a", 1), ("b", 128), ("c", 256)]
+    # 128 tokens behind 512 count three times: 128 of 512 are left.
+    assert harness.step() == [("a", 1), ("b", 128), ("c", 128)]
 
 
 def test_a_short_prompt_takes_what_the_step_holds_beside_decodes() -> None:

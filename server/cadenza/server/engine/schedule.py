@@ -5,7 +5,7 @@ from array import array
 
 from cadenza.server.engine.sequence import Sequence
 
-POSITIONS_PER_TOKEN = 512
+POSITIONS_PER_TOKEN = 256
 """Attention to so many positions takes about as long as all else that a token needs; measured on SmolLM2."""
 
 

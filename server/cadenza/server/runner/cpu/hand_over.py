@@ -33,7 +33,7 @@ class HandOver:
         self._step = step
         self._vocabulary = vocabulary
         self._token_ids, self._slice_of_row = step.token_ids.data, step.slice_of_row.data
-        self._positions = step.positions.data
+        self._positions, self._places = step.positions.data, step.place_in_slice.data
         self._heads = step.heads.view(np.uint8).data
         self._tables = [table.data for table in step.tables]
         self._history = step.history.data
@@ -44,7 +44,8 @@ class HandOver:
 
     def fill(self, batch: StepBatch) -> tuple[int, int]:
         """Writes the batch into the step's memory; returns its rows and its head rows. Raises ValueError."""
-        row, token_ids, slice_of_row, positions = 0, array("i"), array("i"), array("i")
+        row = 0
+        token_ids, slice_of_row, positions, places = array("i"), array("i"), array("i"), array("i")
         heads: list[_HeadRow] = []
         self._history_end = self._bias_end = 0
         self._biases.begin()
@@ -53,6 +54,7 @@ class HandOver:
             token_ids.extend(part.token_ids)
             slice_of_row.extend([index] * len(part.token_ids))
             positions.extend(range(part.start, part.start + len(part.token_ids)))
+            places.extend(range(len(part.token_ids)))
             self._tables[index][: len(part.block_table)] = _packed(part.block_table)
             if part.targets:
                 heads += self._target_rows(part, begin)
@@ -61,6 +63,7 @@ class HandOver:
         self._token_ids[:row] = token_ids
         self._slice_of_row[:row] = slice_of_row
         self._positions[:row] = positions
+        self._places[:row] = places
         for index, head in enumerate(heads):
             _HEAD_ROW.pack_into(self._heads, index * _HEAD_ROW.size, *head)
         self._num_heads = len(heads)

@@ -87,6 +87,8 @@ class StepMemory(NamedTuple):
     """[T]"""
     slice_of_row: NDArray[np.int32]
     """[T]"""
+    place_in_slice: NDArray[np.int32]
+    """[T] 0 for a slice's first row."""
     tables: NDArray[np.int32]
     """[S, blocks of the longest sequence]"""
     heads: NDArray[np.void]
@@ -119,6 +121,7 @@ def step_memory(rows: int, slices: int, *, context: int, blocks: int, vocabulary
         token_ids=np.zeros(rows, np.int32),
         positions=np.zeros(rows, np.int32),
         slice_of_row=np.zeros(rows, np.int32),
+        place_in_slice=np.zeros(rows, np.int32),
         tables=np.zeros((slices, blocks), np.int32),
         heads=np.zeros(heads, HEAD_ROW),
         history=aligned((slices * context,), np.int32),

@@ -31,7 +31,7 @@ from cadenza.server.runner.native.rows import normalise
 from cadenza.server.runner.native.tiles import TILE_BYTES
 
 ROWS_TOGETHER = 4
-"""Rows of a sequence whose attention is computed at once, so that keys and values are read once for them."""
+"""Most rows of a sequence whose attention is computed at once: keys and values are read once for them."""
 _PIECES = 4
 """Pieces of a phase for each lane, where there is so much work."""
 
@@ -211,29 +211,42 @@ def attend(head_dim, block, group, kv_heads, bf16, model, step, team, lane, laye
 def _attend_kernel(head_dim, block, group, kv_heads, bf16, model, step, team, lane, layer):
     def implementation(head_dim, block, group, kv_heads, bf16, model, step, team, lane, layer):
         first, rows = lane.control[ROW_BEGIN], lane.control[ROWS]
-        at_once = ROWS_TOGETHER if lane.control[LANES] == 1 else 1
-        work = one_by_one(work_of(team, lane, (rows + at_once - 1) // at_once * kv_heads))
-        begin, end = claim(work)
-        while begin < end:
-            for item in range(begin, end):
-                head, row = item % kv_heads, item // kv_heads * at_once
-                last = min(row + at_once, rows) - 1
-                if last - row == ROWS_TOGETHER - 1 and (
-                    step.slice_of_row[first + row] == step.slice_of_row[first + last]
-                ):
-                    _attend_head(
-                        head_dim, block, group, ROWS_TOGETHER, kv_heads, bf16, model, step, team, lane, layer,
-                        head, row, first,
-                    )  # fmt: skip
-                    continue
-                for alone in range(row, last + 1):
-                    _attend_head(
-                        head_dim, block, group, 1, kv_heads, bf16, model, step, team, lane, layer, head,
-                        alone, first,
-                    )  # fmt: skip
-            begin, end = claim(work)
+        work = one_by_one(work_of(team, lane, rows * kv_heads))
+        item, end = claim(work)
+        while item < end:
+            head, row = item % kv_heads, item // kv_heads
+            count = _rows_from(step, first, rows, row)
+            if count == ROWS_TOGETHER:
+                _attend_head(
+                    head_dim, block, group, ROWS_TOGETHER, kv_heads, bf16, model, step, team, lane, layer,
+                    head, row, first,
+                )  # fmt: skip
+            elif count > 1:
+                _attend_head(
+                    head_dim, block, group, 2, kv_heads, bf16, model, step, team, lane, layer, head, row,
+                    first,
+                )  # fmt: skip
+            if count % 2:
+                _attend_head(
+                    head_dim, block, group, 1, kv_heads, bf16, model, step, team, lane, layer, head,
+                    row + count - 1, first,
+                )  # fmt: skip
+            item, end = claim(work)
 
     return implementation
+
+
+@njit
+def _rows_from(step, first, rows, row):
+    """How many rows of the sequence are computed together with `row`, and it is the first of; else 0."""
+    place = step.place_in_slice[first + row]
+    if row > 0 and place % ROWS_TOGETHER != 0:
+        return 0
+    last = min(rows, row + ROWS_TOGETHER - place % ROWS_TOGETHER)
+    count = 1
+    while row + count < last and step.place_in_slice[first + row + count] > place:
+        count += 1
+    return count
 
 
 def _attend_head(
