@@ -5,8 +5,8 @@ import dataclasses
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,25 @@ async def live_server(
         finally:
             runner.allow()
             await server.stop(drain_seconds=5)
+
+
+@contextmanager
+def hand_run_server(artifact: Path) -> Iterator[tuple[asyncio.Runner, Live]]:
+    """A live server on a loop that a test runs by hand: examples of hypothesis share it."""
+    with asyncio.Runner() as runner:
+        context = live_server(artifact, ScriptedRunner())
+        live = runner.run(context.__aenter__())
+        yield runner, live
+        runner.run(context.__aexit__(None, None, None))
+
+
+async def answered_with(method: Callable[..., Any], request: Any) -> grpc.StatusCode:
+    """The status of a call."""
+    try:
+        await method(request, timeout=20)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 async def answer(call: "grpc.aio.UnaryUnaryCall[Any, pb.CreateCompletionResponse]") -> str:

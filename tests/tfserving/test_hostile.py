@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import predict_pb2
-from tests.server.live import Live, live_server
-from tests.server.scripted_runner import ScriptedRunner
+from tests.server.live import Live, answered_with, hand_run_server
 from tests.tfserving.client import ServingClient
 from tests.tfserving.graphs import write_served_artifact
 
@@ -65,11 +63,8 @@ def requests(draw: st.DrawFn) -> Any:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Live]]:
     """A live server that all examples share, on a loop that the test runs by hand."""
     artifact = write_served_artifact(tmp_path_factory.mktemp("hostile") / "tiny" / "7")
-    with asyncio.Runner() as runner:
-        context = live_server(Path(artifact), ScriptedRunner())
-        live = runner.run(context.__aenter__())
-        yield runner, live
-        runner.run(context.__aexit__(None, None, None))
+    with hand_run_server(artifact) as served:
+        yield served
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,15 +74,8 @@ def test_any_tensors_are_answered_or_refused_with_a_typed_error(
 ) -> None:
     runner, live = served
 
-    async def send() -> grpc.StatusCode | None:
-        try:
-            await ServingClient(live.channel).prediction.Predict(request, timeout=20)
-        except grpc.aio.AioRpcError as error:
-            return error.code()
-        return None
-
-    code = runner.run(send())
-    assert code is None or code in REFUSALS
+    code = runner.run(answered_with(ServingClient(live.channel).prediction.Predict, request))
+    assert code is grpc.StatusCode.OK or code in REFUSALS
 
 
 def test_the_server_serves_on_after_all_of_them(served: tuple[asyncio.Runner, Live]) -> None:
